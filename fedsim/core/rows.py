@@ -1,0 +1,62 @@
+"""Rows as values: text before tokenisation, tokens after it, and which rows belong to which bank."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Every row of a data source as prompt and answer, train and test together.
+
+    With label words the answer of row i is ``label_words[labels[i]]``; for free text ``label_words`` is empty and
+    ``labels`` is all -1. ``columns`` holds what partitioners may look at, each of length n; "label" is always there
+    when there are label words.
+    """
+
+    prompts: tuple[str, ...]
+    answers: tuple[str, ...]
+    labels: np.ndarray  # (n,) int64, index into label_words, or -1
+    label_words: tuple[str, ...]
+    test: np.ndarray  # (n,) bool
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRows:
+    """Tokenised rows in one ragged buffer; row i is ``ids[offsets[i]:offsets[i + 1]]``, prompt then answer.
+
+    ``answer_starts[i]`` is the position inside the row at which the answer begins; the loss is on the answer only.
+    ``label_ids`` are the token ids of each label word as it stands after a prompt; empty for free text.
+    """
+
+    ids: np.ndarray  # (total,) int32
+    offsets: np.ndarray  # (n + 1,) int64
+    answer_starts: np.ndarray  # (n,) int32
+    labels: np.ndarray  # (n,) int64
+    label_ids: tuple[tuple[int, ...], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def row(self, index: int) -> np.ndarray:
+        return self.ids[self.offsets[index] : self.offsets[index + 1]]
+
+
+@dataclass(frozen=True, slots=True)
+class BankRows:
+    """One bank's share of the rows, as sorted indices into the corpus."""
+
+    name: str
+    train: np.ndarray  # (n_k,) int64
+    test: np.ndarray  # (m_k,) int64
+
+    @property
+    def num_examples(self) -> int:
+        return len(self.train)

@@ -1,0 +1,135 @@
+"""The contract of a federated method: a server half (Strategy) and a bank half (LocalRule), both in one file.
+
+A method sees values only: adapters, jobs, updates. It never sees Ray, a model, a data set or the bank axis of a
+cohort: ``correct``, ``start`` and ``finish`` are called for one bank at a time with views of that bank's tensors,
+so a method reads as its paper writes it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from fedsim.core import seeds
+from fedsim.core.adapter import AdapterState, Tensors
+from fedsim.core.messages import BankInfo, Exchange, ServerState, TrainJob
+from fedsim.core.registry import NoKnobs
+
+
+@dataclass(frozen=True, slots=True)
+class LocalContext:
+    """What a bank's half may look at while it trains one job."""
+
+    job: TrainJob
+    start: Tensors  # values before the first local step, after LocalRule.start
+    kept: Tensors  # the bank's private state as it came in
+    lr: float
+    num_steps: int  # local steps of this job
+    step: int = 0  # 0-based, set for correct()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a bank's half hands over when its local steps are done."""
+
+    delta: Tensors  # sent to the server: trained minus received, by name
+    slots: Tensors  # sent to the server beside it (SCAFFOLD's control change)
+    kept: Tensors  # stays at the bank
+
+
+class LocalRule:
+    """The bank's half. The defaults are plain local training of every tensor from the received adapter."""
+
+    personal: ClassVar[bool] = False  # True: a bank is evaluated with start(received, kept), not with the global adapter
+
+    def trains(self, name: str, round_: int) -> bool:
+        """Whether a tensor is trained in this round (FFA-LoRA, RoLoRA)."""
+        return True
+
+    def start(self, job: TrainJob, kept: Tensors) -> AdapterState:
+        """The adapter a bank starts from (FedSA-LoRA: its own B; FDLoRA: its own copy)."""
+        return job.adapter
+
+    def correct(self, params: dict[str, Tensor], grads: dict[str, Tensor], context: LocalContext) -> None:
+        """Edit gradients in place after clip and noise, before the optimizer (FedProx, SCAFFOLD).
+
+        Both mappings hold views of the trained tensors; editing ``params`` is allowed too (LoRA-A2 restarts).
+        """
+
+    def finish(self, trained: AdapterState, context: LocalContext) -> Outcome:
+        """Turn the trained adapter into what is sent and what is kept. Default: send trained - received, keep nothing."""
+        names = [name for name in trained.tensors if self.trains(name, context.job.round)]
+        delta = {name: trained.tensors[name] - context.job.adapter.tensors[name] for name in names}
+        return Outcome(delta=delta, slots={}, kept=context.kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """One row of ``fedsim methods`` and what ``build`` checks combinations against."""
+
+    title: str  # "FedIT (FedAvg of LoRA)"
+    source: str  # "2305.05644, Algorithm 1"
+    trains: str  # "A, B, head"
+    up: str
+    down: str
+    exact: str  # does the update equal the mean of the banks' products?
+    state: str  # what bank and server keep between rounds
+    mixed_ranks: bool = False  # banks may have different ranks
+    keeps_basis: bool = True  # coordinates mean the same from round to round (error feedback needs it)
+    sums_only: bool = True  # the server needs only weighted sums of updates (secure aggregation needs it)
+    dp: str = "yes"  # "yes", or the reason why DP training is refused
+
+
+class Strategy(ABC):
+    """The server's half. Pure: every method takes values and returns new ones.
+
+    A subclass carries a frozen ``Config`` with the paper's names for the method's knobs, and its ``sheet``.
+    """
+
+    Config: ClassVar[type] = NoKnobs
+    sheet: ClassVar[Sheet]
+    codecs: ClassVar[tuple[str, ...]] = ("float32",)  # the wire pipeline, both ways, unless the scenario sets one
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def rule(self) -> LocalRule:
+        """The bank's half with this run's knobs; it is pickled to the actors."""
+        return LocalRule()
+
+    def init(self, adapter: AdapterState, banks: Sequence[BankInfo]) -> ServerState:
+        """The state before round 0."""
+        return ServerState(round=0, adapter=adapter, banks=tuple(banks))
+
+    def configure(self, state: ServerState, bank: str, seed: int) -> TrainJob:
+        """What one sampled bank is sent. ``seed`` is the run's; draw with ``seeds.generator(job.seed, purpose)``."""
+        return TrainJob(
+            round=state.round,
+            bank=bank,
+            adapter=state.adapter,
+            frozen=state.frozen,
+            seed=seeds.derive(seed, "job", state.round, bank),
+        )
+
+    @abstractmethod
+    def aggregate(self, state: ServerState, exchanges: Sequence[Exchange]) -> ServerState:
+        """The next state from the round's exchanges, which come in bank order and are never empty."""
+
+    def serve(self, state: ServerState) -> AdapterState:
+        """The adapter that is evaluated and exported as the global model (beside ``state.frozen``)."""
+        return state.adapter
+
+
+def weights_of(exchanges: Sequence[Exchange]) -> list[float]:
+    """p_k: the share of each participant's examples (algorithms.md 0.1)."""
+    total = sum(exchange.update.num_examples for exchange in exchanges)
+    return [exchange.update.num_examples / total for exchange in exchanges]
+
+
+def advance(state: ServerState, adapter: AdapterState, **changed: Any) -> ServerState:
+    """The next round's state with a new adapter."""
+    return replace(state, round=state.round + 1, adapter=adapter, **changed)
