@@ -1,0 +1,83 @@
+"""What a run tells the outside while it goes: values that the driver yields, records write and the live view draws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class BankSummary:
+    """One bank before the first round."""
+
+    name: str
+    num_train: int
+    num_test: int
+    noise_multiplier: float  # 0 without DP
+    sample_rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The run is planned and its actors are up. ``notes`` are sentences for the user (what a budget buys, warnings)."""
+
+    name: str
+    run_dir: str
+    num_rounds: int
+    banks: tuple[BankSummary, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BankDone:
+    """One bank of the current round has returned its update."""
+
+    round: int
+    bank: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class BankRow:
+    """One bank after one round; ``metrics`` are on the bank's own test rows and empty when it was not evaluated.
+
+    ``epsilon`` is what the bank has spent so far (inf without DP); byte counts are this round's.
+    """
+
+    round: int
+    bank: str
+    participated: bool
+    num_train: int
+    num_steps: int
+    epsilon: float
+    bytes_up: int
+    bytes_down: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    oracle: Mapping[str, float] = field(default_factory=dict)  # training loss, clipped share: not seen in a deployment
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRow:
+    """One finished round. Round 0 is the evaluation before any training; training rounds count from 1."""
+
+    round: int
+    num_rounds: int
+    metrics: Mapping[str, float]  # the global model on everyone's test rows; empty when not evaluated in this round
+    banks: tuple[BankRow, ...]
+    epsilon: float  # of the worst bank so far
+    bytes_up: int  # of this round, all banks
+    bytes_down: int
+    seconds: float
+    oracle: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end: ``summary`` is the object that ``fedsim run --format json`` prints."""
+
+    status: str  # "completed", "budget_exhausted" or "interrupted"
+    summary: Mapping[str, object]
+
+
+Event = Started | BankDone | RoundRow | Finished
