@@ -101,8 +101,9 @@ def stack(adapters: Sequence[AdapterState], weights: Sequence[float]) -> Adapter
             a, b = adapter.tensors[f"{module}.A"].double(), adapter.tensors[f"{module}.B"].double()
             rows.append(weight * adapter.scaling * a)
             columns.append(b)
-        tensors[f"{module}.A"] = torch.cat(rows, 0).float()  # (sum r_k, d_in)
-        tensors[f"{module}.B"] = torch.cat(columns, 1).float()  # (d_out, sum r_k)
+        dtype = adapters[0].tensors[f"{module}.A"].dtype
+        tensors[f"{module}.A"] = torch.cat(rows, 0).to(dtype)  # (sum r_k, d_in)
+        tensors[f"{module}.B"] = torch.cat(columns, 1).to(dtype)  # (d_out, sum r_k)
     return AdapterState(tensors, sum(adapter.rank for adapter in adapters), 1.0)
 
 
@@ -121,7 +122,7 @@ def svd_of_product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def truncate(adapter: AdapterState, rank: int, scaling: float) -> AdapterState:
-    """The best rank-``rank`` approximation of every product (Eckart-Young), singular values in B (FlexLoRA, 2402.11505).
+    """The best approximation of every product at ``rank`` (Eckart-Young), singular values in B (FlexLoRA, 2402.11505).
 
     Directions beyond the numerical rank are zero in B and in A. Head tensors are copied.
     """
@@ -130,9 +131,9 @@ def truncate(adapter: AdapterState, rank: int, scaling: float) -> AdapterState:
         a, b = adapter.tensors[f"{module}.A"], adapter.tensors[f"{module}.B"]
         u, sigma, vt = svd_of_product(a, b)
         found = min(rank, int((sigma > sigma[0] * 1e-12).sum())) if sigma.numel() and sigma[0] > 0 else 0
-        new_a, new_b = torch.zeros(rank, a.shape[1]), torch.zeros(b.shape[0], rank)
-        new_a[:found] = vt[:found].float()
-        new_b[:, :found] = (u[:, :found] * sigma[:found] * (adapter.scaling / scaling)).float()
+        new_a, new_b = a.new_zeros(rank, a.shape[1]), b.new_zeros(b.shape[0], rank)
+        new_a[:found] = vt[:found]
+        new_b[:, :found] = u[:, :found] * sigma[:found] * (adapter.scaling / scaling)
         tensors[f"{module}.A"], tensors[f"{module}.B"] = new_a, new_b
     return AdapterState(tensors, rank, scaling)
 
@@ -160,6 +161,69 @@ def pad(tensors: Tensors, rank: int) -> dict[str, Tensor]:
     return padded
 
 
+def resize(adapter: AdapterState, rank: int, scaling: float) -> AdapterState:
+    """The adapter at another rank (leading rows, or zeros added) and scaling; the ratio of scalings goes into B.
+
+    So the product of the rows that stay is unchanged, and factors of banks with unequal alpha / r may be averaged.
+    """
+    tensors = pad(adapter.tensors, rank) if rank > adapter.rank else dict(leading(adapter, rank).tensors)
+    if scaling != adapter.scaling:
+        ratio = adapter.scaling / scaling
+        tensors = {name: tensor * ratio if factor(name) == "B" else tensor for name, tensor in tensors.items()}
+    return AdapterState(tensors, rank, scaling)
+
+
+def compact(adapter: AdapterState) -> AdapterState:
+    """The same products with at most min(d_in, d_out) rows in every A: the longer side is orthonormalised by QR.
+
+    Modules of different shapes end with different ranks; ``rank`` is the largest. Scaling becomes 1.
+    """
+    tensors: dict[str, Tensor] = {}
+    for module in modules(adapter.tensors):
+        a, b = adapter.tensors[f"{module}.A"], adapter.tensors[f"{module}.B"]
+        new_a, new_b = adapter.scaling * a.double(), b.double()
+        if a.shape[0] > min(a.shape[1], b.shape[0]):
+            if a.shape[1] <= b.shape[0]:
+                q, r = torch.linalg.qr(new_a.T)  # (d_in, d_in), (d_in, rank)
+                new_a, new_b = q.T, new_b @ r.T
+            else:
+                q, r = torch.linalg.qr(new_b)  # (d_out, d_out), (d_out, rank)
+                new_a, new_b = r @ new_a, q
+        tensors[f"{module}.A"], tensors[f"{module}.B"] = new_a.to(a.dtype).contiguous(), new_b.to(b.dtype).contiguous()
+    return AdapterState(tensors, max(tensors[f"{m}.A"].shape[0] for m in modules(tensors)), 1.0)
+
+
+def fold(frozen: tuple[AdapterState, ...], new: AdapterState, max_rank: int | None = None) -> tuple[AdapterState, ...]:
+    """``new`` laid over the frozen adapters, compacted now and then so that their rank stays bounded.
+
+    Adapters are appended as long as the ranks after the first add up to no more than the smallest min(d_in, d_out)
+    (or ``max_rank``), so that a bank downloads only what is new; then all become one. Exact, unless ``max_rank`` is
+    given: then the one is the best approximation of that rank.
+    """
+    laid = (*frozen, new)
+    shapes = [(new.tensors[f"{m}.A"].shape[1], new.tensors[f"{m}.B"].shape[0]) for m in modules(new.tensors)]
+    limit = min(min(shape) for shape in shapes)
+    if max_rank is not None:
+        limit = min(limit, max_rank)
+    if sum(adapter.rank for adapter in laid[1:]) <= limit:
+        return laid
+    whole = stack(laid, [1.0] * len(laid))
+    return (compact(whole) if max_rank is None else truncate(whole, limit, 1.0),)
+
+
+def top_mask(tensors: Tensors, count: int) -> dict[str, Tensor]:
+    """True at the ``count`` largest magnitudes over all tensors jointly; a tie goes to the lower index.
+
+    Exactly ``count`` entries (all of them when there are fewer), the same on every machine. ValueError on NaN.
+    """
+    magnitude = flatten(tensors).abs()
+    if torch.isnan(magnitude).any():
+        raise ValueError("cannot rank NaN values by magnitude")
+    mask = torch.zeros(magnitude.shape, dtype=torch.bool)
+    mask[torch.argsort(magnitude, descending=True, stable=True)[:count]] = True
+    return unflatten(mask, tensors)
+
+
 def redraw(adapter: AdapterState, rank: int, scaling: float, generator: torch.Generator) -> AdapterState:
     """A fresh adapter of the same modules by PEFT's default: A ~ U(-1/sqrt(d_in), 1/sqrt(d_in)), B = 0. Head copied."""
     tensors = {name: tensor for name, tensor in adapter.tensors.items() if factor(name) == "head"}
@@ -179,7 +243,7 @@ def flatten(tensors: Tensors) -> Tensor:
 def unflatten(vector: Tensor, like: Tensors) -> dict[str, Tensor]:
     """The inverse of ``flatten`` for the names and shapes of ``like``."""
     names = sorted(like)
-    parts = vector.split([like[name].numel() for name in names])
+    parts = torch.split(vector, [like[name].numel() for name in names])
     return {name: part.view_as(like[name]).clone() for name, part in zip(names, parts, strict=True)}
 
 

@@ -8,14 +8,14 @@ so a method reads as its paper writes it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from fedsim.core import seeds
-from fedsim.core.adapter import AdapterState, Tensors
+from fedsim.core.adapter import AdapterState, Tensors, add, factor, resize
 from fedsim.core.messages import BankInfo, Exchange, ServerState, TrainJob
 from fedsim.core.registry import NoKnobs
 
@@ -30,6 +30,7 @@ class LocalContext:
     lr: float
     num_steps: int  # local steps of this job
     step: int = 0  # 0-based, set for correct()
+    scratch: dict[str, Tensor] = field(default_factory=dict)  # the rule's notes from step to step of this job
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Outcome:
 class LocalRule:
     """The bank's half. The defaults are plain local training of every tensor from the received adapter."""
 
-    personal: ClassVar[bool] = False  # True: a bank is evaluated with start(received, kept), not with the global adapter
+    personal: ClassVar[bool] = False  # True: a bank is evaluated with fuse(received, kept), not with the global adapter
 
     def trains(self, name: str, round_: int) -> bool:
         """Whether a tensor is trained in this round (FFA-LoRA, RoLoRA)."""
@@ -57,14 +58,36 @@ class LocalRule:
     def correct(self, params: dict[str, Tensor], grads: dict[str, Tensor], context: LocalContext) -> None:
         """Edit gradients in place after clip and noise, before the optimizer (FedProx, SCAFFOLD).
 
-        Both mappings hold views of the trained tensors; editing ``params`` is allowed too (LoRA-A2 restarts).
+        Both mappings hold views of the trained tensors, outside autograd; editing ``params`` is allowed too (LoRA-A2
+        restarts). Tensors of ``context`` are on the CPU: bring them over with ``tensor.to(grad)``.
         """
 
+    def lr_scale(self, name: str) -> float:
+        """Factor on the learning rate of one tensor (LoRA-A2: 5 for B)."""
+        return 1.0
+
     def finish(self, trained: AdapterState, context: LocalContext) -> Outcome:
-        """Turn the trained adapter into what is sent and what is kept. Default: send trained - received, keep nothing."""
+        """Turn the trained adapter into what is sent and what is kept. Default: send trained - received."""
         names = [name for name in trained.tensors if self.trains(name, context.job.round)]
         delta = {name: trained.tensors[name] - context.job.adapter.tensors[name] for name in names}
         return Outcome(delta=delta, slots={}, kept=context.kept)
+
+    def fuse(self, job: TrainJob, kept: Tensors, loss: Callable[[AdapterState], float]) -> AdapterState:
+        """The adapter that a personal bank uses and exports; ``job`` carries the last global one (FDLoRA: AdaFusion).
+
+        ``loss`` is the bank's mean loss on rows of its own. The result stays at the bank.
+        """
+        return self.start(job, kept)
+
+
+class TrainOnly(LocalRule):
+    """Plain local training of some kinds of tensors ("A", "B", "R", "head"); the others stay as received."""
+
+    def __init__(self, *factors: str) -> None:
+        self.factors = factors
+
+    def trains(self, name: str, round_: int) -> bool:
+        return factor(name) in self.factors
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +104,7 @@ class Sheet:
     mixed_ranks: bool = False  # banks may have different ranks
     keeps_basis: bool = True  # coordinates mean the same from round to round (error feedback needs it)
     sums_only: bool = True  # the server needs only weighted sums of updates (secure aggregation needs it)
+    needs_sgd: bool = False  # valid for plain local SGD only: no momentum, no Adam, one rate within a round
     dp: str = "yes"  # "yes", or the reason why DP training is refused
 
 
@@ -101,8 +125,8 @@ class Strategy(ABC):
         """The bank's half with this run's knobs; it is pickled to the actors."""
         return LocalRule()
 
-    def init(self, adapter: AdapterState, banks: Sequence[BankInfo]) -> ServerState:
-        """The state before round 0."""
+    def init(self, adapter: AdapterState, banks: Sequence[BankInfo], seed: int) -> ServerState:
+        """The state before round 0. ``seed`` is the run's."""
         return ServerState(round=0, adapter=adapter, banks=tuple(banks))
 
     def configure(self, state: ServerState, bank: str, seed: int) -> TrainJob:
@@ -128,6 +152,17 @@ def weights_of(exchanges: Sequence[Exchange]) -> list[float]:
     """p_k: the share of each participant's examples (algorithms.md 0.1)."""
     total = sum(exchange.update.num_examples for exchange in exchanges)
     return [exchange.update.num_examples / total for exchange in exchanges]
+
+
+def returned(exchange: Exchange) -> AdapterState:
+    """The adapter a bank ended with: what it received plus its delta."""
+    received = exchange.job.adapter
+    return received.with_tensors(add(received.tensors, exchange.update.delta))
+
+
+def fit(job: TrainJob, bank: BankInfo) -> TrainJob:
+    """The job with its adapter at the bank's own rank and scaling."""
+    return replace(job, adapter=resize(job.adapter, bank.rank, bank.scaling))
 
 
 def advance(state: ServerState, adapter: AdapterState, **changed: Any) -> ServerState:

@@ -2,8 +2,8 @@
 
 Server: A <- sum_k p_k A_k and B <- sum_k p_k B_k, p_k = n_k / sum_j n_j over the round's participants. The head, if one
 is trained, is averaged the same way. Laws: identical banks are averaged exactly; one bank gives the identity map; the
-result does not depend on the order of the banks. Not exact for the products: sum p_k B_k A_k differs from the product of
-the means by the covariance of the factors.
+result does not depend on the order of the banks. Not exact for the products: sum p_k B_k A_k differs from the product
+of the means by the covariance of the factors.
 
 Deviations: none. The optimizer starts fresh in every round, as in the authors' code.
 """
