@@ -69,16 +69,18 @@ class Problem:
 
 
 class ScenarioError(FedsimError):
-    """All problems of one or more scenario files, one line each."""
+    """All problems of one or more scenario files, one line each; the exit code is the highest of theirs."""
 
     exit_code = 2
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         super().__init__(tuple(problems))
+        self.exit_code = max((problem.exit_code for problem in self.problems), default=2)
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        return self.args[0]
+        problems: tuple[Problem, ...] = self.args[0]
+        return problems
 
     def __str__(self) -> str:
         return "\n".join(str(problem) for problem in self.problems)

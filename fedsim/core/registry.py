@@ -55,6 +55,8 @@ class Registry(Generic[T], Mapping[str, type[T]]):
 
     def _import(self, kind: str) -> type[T]:
         module, _, name = kind.partition(":")
+        if not all(part.isidentifier() for part in (*module.split("."), name)):
+            raise KeyError(f"{self.family} {kind!r} is not of the form my_package.module:Class")
         try:
             cls = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError) as error:
@@ -66,9 +68,11 @@ class Registry(Generic[T], Mapping[str, type[T]]):
     def config(self, kind: str) -> type[Config]:
         """The knobs of a plug-in."""
         cls: Any = self[kind]
-        return cls.Config
+        config: type[Config] = cls.Config
+        return config
 
     def create(self, kind: str, knobs: Mapping[str, Any]) -> T:
         """A plug-in object from its name and its validated knobs. pydantic's ValidationError on bad knobs."""
         cls: Any = self[kind]
-        return cls(cls.Config.model_validate(dict(knobs)))
+        plugin: T = cls(cls.Config.model_validate(dict(knobs)))
+        return plugin

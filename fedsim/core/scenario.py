@@ -1,0 +1,199 @@
+"""What a scenario file says, as frozen values. Descriptions give the units; no key is without an effect.
+
+A plug-in entry is ``{kind: name, **knobs}``. Its knobs are checked by ``fedsim.build`` against the ``Config`` next to
+the code that reads them, because this layer knows no plug-ins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Hashable
+from pathlib import PurePath
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from fedsim.core.registry import Config
+
+Metric = Literal["auc", "accuracy", "f1", "nll", "ks", "brier"]
+Baseline = Literal["zero_shot", "local", "pooled"]
+T = TypeVar("T", bound=Hashable)
+
+# Knobs of these entries that name a file or folder; a scenario's identity does not depend on where these lie.
+PATH_KNOBS = (("data", "path"), ("data", "id"), ("model", "path"), ("model", "id"))
+
+
+def _all_different(values: tuple[T, ...]) -> tuple[T, ...]:
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"{value!r} is listed twice")
+    return values
+
+
+Listed = Annotated[tuple[T, ...], Field(strict=False), AfterValidator(_all_different)]
+
+
+class Section(Config):
+    """Base of a scenario's own sections: no quoted numbers, no booleans for integers."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class Plugin(BaseModel):
+    """A plug-in by name, with its knobs as the file gives them."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    kind: str = Field(description="registered name, or my_package.module:Class")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_bare_name(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            raise ValueError(f'expected mapping, got string "{value}"; write {{kind: {value}}}')
+        return value
+
+    @property
+    def knobs(self) -> dict[str, Any]:
+        """Everything but ``kind``."""
+        return dict(self.model_extra or {})
+
+
+class Lora(Section):
+    """The adapter, in PEFT's words."""
+
+    r: int = Field(default=8, ge=1, description="rank of the adapter that the server holds")
+    lora_alpha: int = Field(
+        default=16, ge=1, description="scaling is lora_alpha / r, or lora_alpha / sqrt(r) with use_rslora"
+    )
+    target_modules: list[str] | str | None = Field(
+        default=None,
+        description="names of the adapted modules, a regular expression, or null for PEFT's choice for the model",
+    )
+    use_rslora: bool = Field(default=False, description="rank-stabilised scaling (2312.03732)")
+    init_lora_weights: Literal[True, "gaussian"] = Field(default=True, description="PEFT's initial A; B starts at zero")
+    bank_ranks: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False, min_length=1)] | None = Field(
+        default=None, description="ranks given to the banks in turn, none above r; null: every bank has rank r"
+    )
+
+    @model_validator(mode="after")
+    def _ranks_within_r(self) -> Lora:
+        if self.bank_ranks and max(self.bank_ranks) > self.r:
+            raise ValueError(f"bank_ranks must not exceed r (got {max(self.bank_ranks)}, r is {self.r})")
+        return self
+
+    def rank_of(self, bank: int) -> int:
+        """The rank of the bank at this place in the run's order."""
+        return self.bank_ranks[bank % len(self.bank_ranks)] if self.bank_ranks else self.r
+
+    def scaling(self, rank: int) -> float:
+        """What multiplies B @ A at this rank."""
+        return self.lora_alpha / (math.sqrt(rank) if self.use_rslora else rank)
+
+
+class Train(Section):
+    """A bank's local training in one round. Without local_steps and local_epochs: 10 local steps."""
+
+    local_steps: int | None = Field(default=None, ge=1, description="optimizer steps per round")
+    local_epochs: float | None = Field(default=None, gt=0, description="expected passes over the bank's rows per round")
+    batch_size: int = Field(default=16, ge=1, description="expected rows per step (Poisson sampling)")
+    optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="fresh state in every round")
+    lr: float = Field(default=1e-3, gt=0, description="learning rate")
+    momentum: float = Field(default=0.0, ge=0, lt=1, description="of sgd")
+    weight_decay: float = Field(default=0.0, ge=0, description="decoupled with adamw, coupled with sgd")
+    betas: Annotated[tuple[float, float], Field(strict=False)] = Field(default=(0.9, 0.999), description="of adamw")
+    lr_schedule: Literal["constant", "cosine"] = Field(default="constant", description="over the rounds")
+    min_lr: float = Field(default=0.0, ge=0, description="where the cosine ends")
+    max_rows: int = Field(default=256, ge=1, description="rows in one forward pass: memory, never the result")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_steps(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        steps, epochs = values.get("local_steps"), values.get("local_epochs")
+        if steps is not None and epochs is not None:
+            raise ValueError(f"give local_steps ({steps}) or local_epochs ({epochs}), not both")
+        return values if steps is not None or epochs is not None else {**values, "local_steps": 10}
+
+    @model_validator(mode="after")
+    def _no_idle_knob(self) -> Train:
+        idle = {
+            "momentum": (self.momentum != 0 and self.optimizer != "sgd", "optimizer: sgd"),
+            "betas": (self.betas != (0.9, 0.999) and self.optimizer != "adamw", "optimizer: adamw"),
+            "min_lr": (self.min_lr != 0 and self.lr_schedule != "cosine", "lr_schedule: cosine"),
+        }
+        for knob, (set_in_vain, owner) in idle.items():
+            if set_in_vain:
+                raise ValueError(f"{knob} has an effect only with {owner}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be >= 0 and < 1 (got {list(self.betas)})")
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr must not exceed lr (got {self.min_lr}, lr is {self.lr})")
+        return self
+
+
+class Evaluate(Section):
+    """When and how adapters are scored on test rows."""
+
+    every: int = Field(default=1, ge=1, description="rounds between evaluations; the last round is always evaluated")
+    metrics: Listed[Metric] | None = Field(default=None, description="null: all that the task allows")
+    per_bank: bool = Field(default=True, description="also on every bank's own test rows")
+    max_rows: int | None = Field(default=None, ge=1, description="test rows per evaluation, drawn once; null: all")
+
+
+class Resources(Section):
+    """What the actors reserve from Ray. Never changes a result."""
+
+    gpus_per_client: float = Field(default=0.0, ge=0, description="GPUs per actor; a fraction shares one GPU")
+    cpus_per_client: float = Field(default=1.0, gt=0, description="CPU cores per actor")
+    banks_per_actor: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default="auto", description="banks that one actor trains together as a cohort"
+    )
+    num_actors: int | None = Field(default=None, ge=1, description="actors; null: as many as banks and cluster allow")
+
+
+class Scenario(Section):
+    """One federated run."""
+
+    name: str = Field(
+        default="scenario",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=100,
+        description="names the run directory; default: the file's name",
+    )
+    seed: int = Field(default=0, ge=0, description="every random draw derives from it")
+    num_rounds: int = Field(ge=1, description="rounds of training")
+    client_fraction: float = Field(default=1.0, gt=0, le=1, description="share of the banks that take part in a round")
+    data: Plugin = Field(description="where the rows come from")
+    partition: Plugin = Field(default=Plugin(kind="iid"), description="which bank holds which rows")
+    model: Plugin = Field(description="the frozen base model")
+    lora: Lora = Field(default=Lora(), description="the adapter that is trained")
+    train: Train = Field(default=Train(), description="local training")
+    privacy: Plugin = Field(default=Plugin(kind="none"), description="how banks protect their rows")
+    strategy: Plugin = Field(default=Plugin(kind="fedavg"), description="the federated method")
+    upload: Annotated[tuple[Plugin, ...], Field(strict=False)] = Field(
+        default=(), description="codecs from bank to server"
+    )
+    download: Annotated[tuple[Plugin, ...], Field(strict=False)] = Field(
+        default=(), description="codecs from server to bank"
+    )
+    evaluate: Evaluate = Field(default=Evaluate(), description="scores on test rows")
+    baselines: Listed[Baseline] = Field(
+        default=(), description="also run for comparison, with the same number of steps"
+    )
+    resources: Resources = Field(default=Resources(), description="what is reserved from Ray")
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON: equal for equal scenarios, wherever their files lie.
+
+        An absolute path counts by its last component; what the file holds is the data fingerprint's business.
+        """
+        values = self.model_dump(mode="json")
+        for entry, knob in PATH_KNOBS:
+            path = values[entry].get(knob)
+            if isinstance(path, str) and PurePath(path).is_absolute():
+                values[entry][knob] = PurePath(path).name
+        return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
