@@ -1,0 +1,114 @@
+"""The contract of a base model: a description that travels, and the loaded model that plays banks.
+
+``BaseModel`` is cheap and picklable: it tokenises on the driver and exports adapters without loading any weights.
+``CohortModel`` is what an actor holds: the frozen weights once, whatever the number of banks.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedsim.core.adapter import AdapterState, stack
+from fedsim.core.registry import NoKnobs
+from fedsim.core.rows import Corpus, TokenRows
+from fedsim.core.scenario import Lora
+from fedsim.models.lora import Cohort, CohortLinear, Running
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows ready for a forward pass: n rows of t tokens."""
+
+    input_ids: Tensor  # (n, t) int64
+    attention_mask: Tensor  # (n, t) int64, 1 for a token
+    answer_lengths: Tensor  # (n,) tokens of the answer at the end of the row; 0 for classification
+    labels: Tensor  # (n,) int64, -1 for free text
+
+
+class CohortModel(ABC):
+    """A frozen model in memory whose adapted layers hold a bank axis."""
+
+    def __init__(self, network: nn.Module, running: Running) -> None:
+        self.network, self.running = network, running
+        self.device = next(network.parameters()).device
+
+    @abstractmethod
+    def new_adapter(self, seed: int) -> AdapterState:
+        """Initial values by PEFT for this model and LoRA configuration."""
+
+    @abstractmethod
+    def batch(self, rows: TokenRows, indices: np.ndarray) -> Batch:
+        """Pad rows into one batch."""
+
+    @abstractmethod
+    def row_losses(self, batch: Batch) -> Tensor:
+        """(n,) each row's own mean loss over its answer tokens, never a mean over the batch.
+
+        A batch mean would make one row's gradient depend on the others, and clipping would bound nothing.
+        """
+
+    @abstractmethod
+    def label_scores(self, rows: TokenRows, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        """((n, labels) length-normalised log-likelihood of each label, (n,) loss of the true answer), float64.
+
+        For free text there are no labels: (n, 0).
+        """
+
+    @contextmanager
+    def using(self, cohort: Cohort) -> Iterator[None]:
+        """Run forward passes with these adapters."""
+        self.running.cohort = cohort
+        try:
+            yield
+        finally:
+            self.running.cohort = None
+
+    def set_frozen(self, frozen: Sequence[AdapterState]) -> None:
+        """Lay frozen adapters under the trained one, for all rows."""
+        merged = stack(frozen, [1.0] * len(frozen)).tensors if frozen else {}
+        for module in self.network.modules():
+            if isinstance(module, CohortLinear):
+                a, b = merged.get(f"{module.name}.A"), merged.get(f"{module.name}.B")
+                module.frozen = None if a is None or b is None else (a.to(self.device), b.to(self.device))
+
+
+class BaseModel(ABC):
+    """What a scenario's ``model:`` entry becomes."""
+
+    Config: ClassVar[type] = NoKnobs
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    @abstractmethod
+    def encode(self, corpus: Corpus) -> TokenRows:
+        """Tokenise every row once. ModelError when the tokenizer cannot be loaded."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Changes whenever ``encode`` might give other tokens: part of the cache key."""
+
+    @abstractmethod
+    def load(self, lora: Lora, num_labels: int) -> CohortModel:
+        """Load and quantise the frozen weights. ModelError names the model and the remedy."""
+
+    @abstractmethod
+    def export(self, folder: Path, adapter: AdapterState, frozen: Sequence[AdapterState], lora: Lora) -> None:
+        """Write the adapter as a folder that ``PeftModel.from_pretrained`` loads."""
+
+
+@contextmanager
+def seeded_torch(seed: int) -> Iterator[None]:
+    """For libraries that draw from torch's global generator: they draw from ``seed``, and its state is restored."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,1 @@
+"""The small base model that ships with fedsim, and the script that makes it (``pretrain``)."""

@@ -1,0 +1,170 @@
+"""Load, quantise and adapt a Hugging Face network: transformers loads, bitsandbytes quantises, PEFT says what is adapted.
+
+PEFT's own layers are then replaced by ours, which hold a bank axis; they are kept aside because PEFT also decides the
+initial values. Everything here runs once per actor.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fedsim.core.adapter import AdapterState
+from fedsim.core.errors import ModelError, suggest
+from fedsim.core.scenario import Lora
+from fedsim.models.base import seeded_torch
+from fedsim.models.lora import CohortDense, CohortLinear, Running, replace_module
+
+ADAPTER = "default"
+HEADS = ("classifier", "score", "pre_classifier", "classification_head", "pooler", "lm_head")  # never quantised
+
+
+def quiet_libraries() -> None:
+    """Progress bars, load reports and a warning per 8-bit product are not for a simulator's log."""
+    from transformers.utils import logging as hf_logging
+
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+@contextmanager
+def as_model_errors(model_id: str) -> Iterator[None]:
+    """transformers reports bad models by many exception types; the user gets one line."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"model {model_id!r} cannot be loaded: {reason}") from error
+
+
+def check_folder(folder: Path) -> None:
+    """A local model folder must hold a config, a tokenizer and safetensors weights. ModelError says what is missing."""
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"model folder {folder} has no config.json; give a folder written by save_pretrained")
+    if not any(folder.glob("*.safetensors")):
+        pickled = any(folder.glob("*.bin"))
+        remedy = (
+            "convert its .bin weights with save_pretrained(safe_serialization=True)" if pickled else "is it complete?"
+        )
+        raise ModelError(f"model folder {folder} has no *.safetensors weights; {remedy}")
+
+
+def quantization(bits: int | None, dtype: torch.dtype) -> Any:
+    """bitsandbytes settings: nf4, or LLM.int8() without outlier columns.
+
+    The outlier threshold is off because outlier columns are chosen over the whole batch: one row's output would then
+    depend on the other rows, and a clipped row gradient would no longer bound that row's influence.
+    """
+    if bits is None:
+        return None
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=bits == 4,
+        load_in_8bit=bits == 8,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_threshold=0.0,
+        llm_int8_skip_modules=list(HEADS),
+    )
+
+
+def keep_trainable(network: nn.Module) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights on CPUs with AVX512-BF16 at the first evaluation.
+
+    The repacked product has no backward: every later LoRA gradient would silently be None.
+    """
+    import bitsandbytes
+
+    for module in network.modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def peft_config(lora: Lora, task: str, target_modules: list[str] | str | None = None) -> Any:
+    """The LoRA block as PEFT's own configuration."""
+    from peft import LoraConfig, TaskType
+
+    targets = target_modules or lora.target_modules
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.lora_alpha,
+        target_modules=targets if targets is None or isinstance(targets, str) else list(targets),
+        use_rslora=lora.use_rslora,
+        init_lora_weights=lora.init_lora_weights,
+        task_type=TaskType.CAUSAL_LM if task == "causal_lm" else TaskType.SEQ_CLS,
+    )
+
+
+class Adapted:
+    """A frozen network whose adapted layers are ours, with PEFT's layers kept for initial values and names."""
+
+    def __init__(self, network: nn.Module, lora: Lora, task: str, model_id: str) -> None:
+        from peft import get_peft_model
+
+        network.requires_grad_(False)
+        linears = sorted({name.rsplit(".", 1)[-1] for name, m in network.named_modules() if isinstance(m, nn.Linear)})
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # PEFT reads names that transformers is renaming
+                wrapped = get_peft_model(network, peft_config(lora, task))
+        except ValueError as error:
+            wanted = (
+                lora.target_modules if isinstance(lora.target_modules, str) else ", ".join(lora.target_modules or [])
+            )
+            raise ModelError(
+                f"lora.target_modules {wanted!r} match nothing in model {model_id!r}."
+                f"{suggest(wanted.split(', ')[0], linears)} Its linear layers are called: {', '.join(linears)}"
+            ) from error
+        self.lora, self.running = lora, Running()
+        self.network: nn.Module = wrapped.get_base_model()
+        self.layers = self._replace_adapted()
+        self.heads = self._replace_heads()
+        self.scaling = float(next(iter(self.layers.values())).scaling[ADAPTER])
+
+    def _replace_adapted(self) -> dict[str, Any]:
+        from peft.tuners.lora import LoraLayer
+
+        layers = {name: m for name, m in self.network.named_modules() if isinstance(m, LoraLayer)}
+        for name, layer in layers.items():
+            replace_module(self.network, name, CohortLinear(layer.get_base_layer(), name, self.running))
+        return layers
+
+    def _replace_heads(self) -> dict[str, nn.Linear]:
+        """Linear layers under PEFT's ``modules_to_save`` are the task head: trained whole, once per bank."""
+        from peft.utils import ModulesToSaveWrapper
+
+        wrappers = {n: m for n, m in self.network.named_modules() if isinstance(m, ModulesToSaveWrapper)}
+        heads: dict[str, nn.Linear] = {}
+        for name, wrapper in wrappers.items():
+            original = wrapper.original_module
+            replace_module(self.network, name, original)
+            for inner, module in list(original.named_modules()):
+                if isinstance(module, nn.Linear):
+                    path = f"{name}.{inner}" if inner else name
+                    heads[path] = module
+                    replace_module(self.network, path, CohortDense(path, self.running))
+        return heads
+
+    def new_adapter(self, seed: int) -> AdapterState:
+        """PEFT's and transformers' own initial values under a derived seed, in module order."""
+        tensors: dict[str, torch.Tensor] = {}
+        with seeded_torch(seed), torch.no_grad():
+            for name, layer in self.layers.items():
+                layer.reset_lora_parameters(ADAPTER, self.lora.init_lora_weights)
+                tensors[f"{name}.A"] = layer.lora_A[ADAPTER].weight.detach().float().cpu().clone()
+                tensors[f"{name}.B"] = layer.lora_B[ADAPTER].weight.detach().float().cpu().clone()
+            std = getattr(self.network.config, "initializer_range", 0.02)
+            for name, head in self.heads.items():
+                tensors[f"head.{name}.weight"] = torch.empty(head.weight.shape).normal_(0.0, std)
+                if head.bias is not None:
+                    tensors[f"head.{name}.bias"] = torch.zeros(head.bias.shape)
+        return AdapterState(tensors, self.lora.r, self.scaling)

@@ -1,0 +1,187 @@
+"""One loaded base model that plays any number of banks: local training of a cohort, and evaluation.
+
+A local step of a cohort, in order:
+
+    poisson batch of each bank -> one pass through the shared base -> weighted (clipped) sums of row gradients
+    -> noise (on an empty batch too) -> divide by the EXPECTED batch size -> the method's correction -> optimizer
+
+Banks of one cohort share nothing but the base: a cohort of K equals K banks one by one up to float rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsim.core import seeds
+from fedsim.core.adapter import AdapterState, Tensors
+from fedsim.core.messages import TrainJob
+from fedsim.core.rows import BankRows, TokenRows
+from fedsim.core.scenario import Train
+from fedsim.models.base import CohortModel
+from fedsim.models.lora import Cohort
+from fedsim.privacy.base import Mechanism
+from fedsim.strategies.base import LocalContext, LocalRule
+from fedsim.train.checks import check_moved, check_noise
+from fedsim.train.cohort import CohortState
+from fedsim.train.gradients import Gradients, Tally
+from fedsim.train.optimizers import learning_rate, make_optimizer
+from fedsim.train.sampling import poisson_batch
+from fedsim.train.values import EvalJob, Scores, Trained
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """What every job of a run shares."""
+
+    rule: LocalRule
+    train: Train
+    num_rounds: int
+    banks: Mapping[str, BankRows]
+    mechanisms: Mapping[str, Mechanism]
+
+
+class Trainer:
+    """Plays banks on one model. Needs no Ray, no driver and no files."""
+
+    def __init__(self, model: CohortModel, rows: TokenRows, local: LocalTraining) -> None:
+        self.model, self.rows, self.local = model, rows, local
+        self.checked = False
+
+    def new_adapter(self, seed: int) -> AdapterState:
+        return self.model.new_adapter(seed)
+
+    # ---------------------------------------------------------------- training
+
+    def train(self, jobs: Sequence[TrainJob], kept: Sequence[Tensors]) -> list[Trained]:
+        """Train the banks of ``jobs`` together; results in the order of jobs. All jobs are of one round."""
+        local, round_ = self.local, jobs[0].round
+        self.model.set_frozen(jobs[0].frozen)
+        starts = [local.rule.start(job, mine) for job, mine in zip(jobs, kept, strict=True)]
+        trained = [name for name in starts[0].tensors if local.rule.trains(name, round_)]
+        state = CohortState(starts, trained, self.model.device)
+        mechanisms = [local.mechanisms[job.bank] for job in jobs]
+        lr = learning_rate(local.train, round_, local.num_rounds)
+        steps = [mechanism.plan.steps_per_round for mechanism in mechanisms]
+        contexts = [
+            LocalContext(job=job, start=start.tensors, kept=mine, lr=lr, num_steps=number)
+            for job, start, mine, number in zip(jobs, starts, kept, steps, strict=True)
+        ]
+        tallies = [Tally() for _ in jobs]
+        self._run_steps(state, contexts, mechanisms, tallies)
+        return [
+            self._finish(state, bank, context, mechanisms[bank], tallies[bank]) for bank, context in enumerate(contexts)
+        ]
+
+    def _run_steps(
+        self,
+        state: CohortState,
+        contexts: Sequence[LocalContext],
+        mechanisms: Sequence[Mechanism],
+        tallies: Sequence[Tally],
+    ) -> None:
+        gradients = Gradients(self.model, self.rows, state, mechanisms)
+        optimizer = make_optimizer(self.local.train, state.params)
+        expected = torch.tensor([m.plan.batch_size for m in mechanisms], device=state.device)[:, None]
+        corrects = type(self.local.rule).correct is not LocalRule.correct
+        lr = contexts[0].lr * self._lr_scales(state)
+        for step in range(max(context.num_steps for context in contexts)):
+            active = [bank for bank, context in enumerate(contexts) if step < context.num_steps]
+            batches = [
+                self._batch(context, mechanisms[bank], step) if bank in active else np.zeros(0, dtype=np.int64)
+                for bank, context in enumerate(contexts)
+            ]
+            grads = gradients.sums(batches, self.local.train.max_rows, tallies)
+            self._add_noise(grads, state, [(bank, contexts[bank], mechanisms[bank]) for bank in active], step)
+            grads /= expected
+            if corrects:
+                for bank in active:
+                    params, grad = state.bank_views(state.params, bank), state.bank_views(grads, bank)
+                    self.local.rule.correct(params, grad, replace(contexts[bank], step=step))
+            everyone = len(active) == len(contexts)
+            chosen = slice(None) if everyone else torch.tensor(active, device=state.device)
+            optimizer.step(state.params, grads, chosen, lr)
+
+    def _lr_scales(self, state: CohortState) -> Tensor:
+        """(P,) the method's factor on the learning rate of every trained value."""
+        names, sizes = state.layout.names, state.layout.sizes
+        scales = torch.tensor([self.local.rule.lr_scale(name) for name in names])
+        return scales.repeat_interleave(torch.tensor(sizes)).to(state.device)
+
+    def _batch(self, context: LocalContext, mechanism: Mechanism, step: int) -> np.ndarray:
+        rows = self.local.banks[context.job.bank].train
+        return poisson_batch(rows, mechanism.plan.sample_rate, context.job.seed, step)
+
+    def _add_noise(
+        self,
+        grads: Tensor,
+        state: CohortState,
+        active: Sequence[tuple[int, LocalContext, Mechanism]],
+        step: int,
+    ) -> None:
+        for bank, context, mechanism in active:
+            if not mechanism.per_row:
+                continue
+            noise = mechanism.noise(state.num_trained(bank), seeds.generator(context.job.seed, "noise", step))
+            if not self.checked:
+                check_noise(noise, mechanism)
+            state.add_noise(grads, bank, noise)
+
+    def _finish(
+        self, state: CohortState, bank: int, context: LocalContext, mechanism: Mechanism, tally: Tally
+    ) -> Trained:
+        adapter = state.adapter(bank)
+        if not self.checked:
+            saw_rows = tally.rows > 0 or mechanism.per_row
+            if saw_rows and type(self.local.rule).correct is LocalRule.correct:  # a correction may hold values in place
+                check_moved(adapter, state.layout.names, context)
+            self.checked = True
+        outcome = self.local.rule.finish(adapter, context)
+        released = mechanism.release(outcome.delta, seeds.generator(context.job.seed, "release"))
+        return Trained(
+            bank=context.job.bank,
+            outcome=replace(outcome, delta=released),
+            num_examples=self.local.banks[context.job.bank].num_examples,
+            num_steps=context.num_steps,
+            spend=mechanism.spend(context.num_steps),
+            oracle=tally.as_oracle(),
+        )
+
+    # ---------------------------------------------------------------- evaluation
+
+    @torch.no_grad()
+    def evaluate(self, jobs: Sequence[EvalJob]) -> list[Scores]:
+        """Scores of each job's rows under its adapter. Changes no bit of any later training."""
+        return [self._evaluate(job) for job in jobs]
+
+    def _evaluate(self, job: EvalJob) -> Scores:
+        self.model.set_frozen(job.frozen)
+        device = self.model.device
+        leaves = {name: tensor[None].to(device) for name, tensor in job.adapter.tensors.items()}
+        cohort = Cohort(leaves, torch.tensor([job.adapter.scaling], device=device))
+        scores, losses = [], []
+        with self.model.using(cohort):
+            for part in self._by_length(job.rows):
+                part_scores, part_losses = self.model.label_scores(self.rows, part)
+                scores.append(part_scores)
+                losses.append(part_losses)
+        order = np.argsort(np.argsort(self._lengths(job.rows), kind="stable"), kind="stable")
+        num_labels = len(scores[0][0]) if scores else 0
+        log_probs = torch.cat(scores).numpy()[order] if scores else np.zeros((0, num_labels))
+        nll = torch.cat(losses).numpy()[order] if losses else np.zeros(0)
+        return Scores(rows=job.rows, labels=self.rows.labels[job.rows], log_probs=log_probs, nll=nll)
+
+    def _lengths(self, indices: np.ndarray) -> np.ndarray:
+        lengths: np.ndarray = self.rows.offsets[indices + 1] - self.rows.offsets[indices]
+        return lengths
+
+    def _by_length(self, indices: np.ndarray) -> Iterator[np.ndarray]:
+        """Rows of similar length together, so that little is padded; at most ``max_rows`` at a time."""
+        ordered = indices[np.argsort(self._lengths(indices), kind="stable")]
+        size = self.local.train.max_rows
+        for start in range(0, len(ordered), size):
+            yield ordered[start : start + size]

@@ -1,0 +1,3 @@
+from tests.train.conftest import tiny_folders
+
+__all__ = ["tiny_folders"]
