@@ -1,4 +1,4 @@
-"""Load, quantise and adapt a Hugging Face network: transformers loads, bitsandbytes quantises, PEFT says what is adapted.
+"""Load, quantise and adapt a network: transformers loads, bitsandbytes quantises, PEFT says what is adapted.
 
 PEFT's own layers are then replaced by ours, which hold a bank axis; they are kept aside because PEFT also decides the
 initial values. Everything here runs once per actor.

@@ -1,4 +1,4 @@
-"""How a trainer comes to be in another process: a picklable description that loads the model once, where it is called."""
+"""How a trainer comes to be in another process: a description that pickles and loads the model where it is called."""
 
 from __future__ import annotations
 

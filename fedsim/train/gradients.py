@@ -1,7 +1,7 @@
 """Gradients of a cohort: one forward and backward pass of the shared base for the rows of all its banks.
 
-With a per-row mechanism every row has its own leaf, so autograd returns one gradient per row; the rows of a bank are then
-weighted (clipped) and summed. Without one, rows of a bank share a leaf and autograd sums them.
+With a per-row mechanism every row has its own leaf, so autograd returns one gradient per row; the rows of a bank are
+then weighted (clipped) and summed. Without one, rows of a bank share a leaf and autograd sums them.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Gradients:
         return total
 
     def _losses(self, leaves: Mapping[str, Tensor], indices: np.ndarray, banks: Tensor, index: Tensor | None) -> Tensor:
-        """(rows,) with adapters whose trained leaves are given; constant tensors are taken per row or per bank alike."""
+        """(rows,) with these trained leaves; constant tensors are taken per row or per bank alike."""
         constant = self.state.constant
         scaling = self.state.scaling
         if index is None:  # one leaf per row
