@@ -1,0 +1,85 @@
+"""Tokenising rows, and what a user reads when a model cannot be used."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedsim.core.errors import ModelError
+from fedsim.core.rows import Corpus
+from fedsim.core.scenario import Lora
+from fedsim.models.hf import HuggingFace
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_llama(tmp_path_factory.mktemp("llama"))
+
+
+def hf(folder: Path | str, **knobs: object) -> HuggingFace:
+    return HuggingFace(HuggingFace.Config.model_validate({"id": str(folder), "max_length": 64, **knobs}))
+
+
+def test_a_row_is_its_prompt_then_its_answer(folder) -> None:
+    corpus = tiny.corpus()
+    rows = hf(folder).encode(corpus)
+    assert len(rows) == len(corpus)
+    for index in range(len(rows)):
+        answer = rows.row(index)[rows.answer_starts[index] :]
+        assert tuple(answer) == rows.label_ids[rows.labels[index]]
+
+
+def test_a_long_prompt_loses_its_beginning_and_keeps_its_cue(folder) -> None:
+    corpus = Corpus(("bank " * 100 + "rate is",), ("repaid",), np.array([0]), ("repaid", "default"), np.array([False]))
+    rows = hf(folder, max_length=16).encode(corpus)
+    short = hf(folder).encode(
+        Corpus(("rate is",), ("repaid",), np.array([0]), ("repaid", "default"), np.array([False]))
+    )
+    assert len(rows.row(0)) == 16
+    assert list(rows.row(0)[-3:]) == list(short.row(0))
+
+
+def test_free_text_ends_with_the_end_token(folder) -> None:
+    corpus = Corpus(("rate is", "amount is"), ("good", "bad bad"), np.array([-1, -1]), (), np.zeros(2, bool))
+    rows = hf(folder).encode(corpus)
+    assert [int(rows.row(i)[-1]) for i in range(2)] == [2, 2]
+    assert [len(rows.row(i)) - rows.answer_starts[i] for i in range(2)] == [2, 3]
+
+
+def test_target_modules_that_match_nothing(folder) -> None:
+    with pytest.raises(ModelError, match=r"'qproj' match nothing .* Did you mean 'q_proj'\? Its linear layers"):
+        hf(folder).load(Lora(target_modules=["qproj"]), 2)
+
+
+def test_a_folder_without_weights(folder, tmp_path) -> None:
+    for file in folder.iterdir():
+        if file.suffix != ".safetensors":
+            shutil.copy(file, tmp_path)
+    with pytest.raises(ModelError, match="has no \\*.safetensors weights"):
+        hf(tmp_path).load(Lora(target_modules=["q_proj"]), 2)
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("./nowhere", "no model folder './nowhere'"),
+        ("package:no_such_package/model", "the Python package 'no_such_package' is not installed"),
+    ],
+)
+def test_a_model_that_is_not_there(reference, message) -> None:
+    with pytest.raises(ModelError, match=message):
+        hf(reference).load(Lora(), 2)
+
+
+def test_the_fingerprint_follows_the_tokenizer(folder, tmp_path) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    assert hf(folder).fingerprint() != hf(folder, max_length=32).fingerprint()
+    changed = tmp_path / "copy" / "tokenizer.json"
+    changed.write_text(changed.read_text().replace('"loan"', '"lend"'))
+    first = HuggingFace(HuggingFace.Config(id=str(tmp_path / "copy"), max_length=64)).fingerprint()
+    changed.write_text(changed.read_text().replace('"lend"', '"loan"'))
+    assert HuggingFace(HuggingFace.Config(id=str(tmp_path / "copy"), max_length=64)).fingerprint() != first
