@@ -51,6 +51,15 @@ def product(adapter: AdapterState, module: str) -> Tensor:
     return adapter.scaling * (b @ a if r is None else b @ r.double() @ a)
 
 
+def product_norm(adapter: AdapterState) -> float:
+    """Frobenius norm of all products jointly, from rank x rank matrices: |BA|^2 = tr(B^T B A A^T)."""
+    squares = []
+    for module in modules(adapter.tensors):
+        a, b = adapter.tensors[f"{module}.A"].double(), adapter.tensors[f"{module}.B"].double()
+        squares.append(float(((b.T @ b) * (a @ a.T)).sum()))
+    return adapter.scaling * math.sqrt(max(0.0, math.fsum(squares)))
+
+
 def map_tensors(function: Callable[..., Tensor], first: Tensors, *others: Tensors) -> dict[str, Tensor]:
     """``function`` over tensors of the same name; every mapping must hold the names of the first."""
     return {name: function(tensor, *(other[name] for other in others)) for name, tensor in first.items()}
@@ -230,8 +239,9 @@ def redraw(adapter: AdapterState, rank: int, scaling: float, generator: torch.Ge
     for module in modules(adapter.tensors):
         d_in, d_out = adapter.tensors[f"{module}.A"].shape[1], adapter.tensors[f"{module}.B"].shape[0]
         bound = 1 / math.sqrt(d_in)
-        tensors[f"{module}.A"] = torch.empty(rank, d_in).uniform_(-bound, bound, generator=generator)
-        tensors[f"{module}.B"] = torch.zeros(d_out, rank)
+        old = adapter.tensors[f"{module}.A"]
+        tensors[f"{module}.A"] = old.new_empty(rank, d_in).uniform_(-bound, bound, generator=generator)
+        tensors[f"{module}.B"] = old.new_zeros(d_out, rank)
     return AdapterState(tensors, rank, scaling)
 
 

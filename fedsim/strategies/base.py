@@ -154,6 +154,17 @@ def weights_of(exchanges: Sequence[Exchange]) -> list[float]:
     return [exchange.update.num_examples / total for exchange in exchanges]
 
 
+def to_slots(prefix: str, tensors: Tensors) -> dict[str, Tensor]:
+    """Tensors under ``"<prefix>/<name>"``, as slots and kept hold them."""
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def from_slots(prefix: str, slots: Tensors) -> dict[str, Tensor]:
+    """The tensors that ``to_slots`` put there; empty when there are none."""
+    start = f"{prefix}/"
+    return {name.removeprefix(start): tensor for name, tensor in slots.items() if name.startswith(start)}
+
+
 def returned(exchange: Exchange) -> AdapterState:
     """The adapter a bank ended with: what it received plus its delta."""
     received = exchange.job.adapter

@@ -1,0 +1,51 @@
+"""FedSVD (Lee et al., 2505.12805): FFA-LoRA whose A is renewed from the SVD of the averaged product.
+
+Bank: trains B, A is fixed within the round. Server: B <- sum_k p_k B_k, then B A = U S V^T;  A <- V^T, B <- U S.
+Laws: the product is the exact mean of the banks' products; the SVD leaves it as it is; A has orthonormal rows. It is
+a function of released values, so it costs no privacy.
+
+Deviations: the SVD comes from QR cores, with signs fixed. The authors' code (seanie12/fed-svd) freezes the classifier
+at a common random value: ``train_head`` trains and averages it. In round 0, A is PEFT's draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from fedsim.core import registry
+from fedsim.core.adapter import modules, pad, svd_of_product
+from fedsim.core.messages import Exchange, ServerState
+from fedsim.strategies.base import LocalRule, Sheet, TrainOnly
+from fedsim.strategies.fedavg import FedAvg
+
+
+class FedSVD(FedAvg):
+    class Config(registry.Config):
+        train_head: bool = False
+
+    sheet = Sheet(
+        title="FedSVD (A renewed by SVD)",
+        source="2505.12805",
+        trains="B",
+        up="B",
+        down="A, B",
+        exact="yes",
+        state="none",
+        keeps_basis=False,
+    )
+
+    def rule(self) -> LocalRule:
+        return TrainOnly("B", "head") if self.config.train_head else TrainOnly("B")
+
+    def aggregate(self, state: ServerState, exchanges: Sequence[Exchange]) -> ServerState:
+        state = super().aggregate(state, exchanges)
+        adapter, renewed = state.adapter, dict[str, Tensor]()
+        for module in modules(adapter.tensors):
+            a, b = adapter.tensors[f"{module}.A"], adapter.tensors[f"{module}.B"]
+            u, sigma, vt = svd_of_product(a, b)
+            pair = {f"{module}.A": vt.to(a.dtype), f"{module}.B": (u * sigma).to(b.dtype)}
+            renewed |= pad(pair, adapter.rank)  # a rank above d_in or d_out leaves rows that nothing can use
+        return replace(state, adapter=adapter.with_tensors(renewed))

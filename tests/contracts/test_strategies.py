@@ -1,0 +1,191 @@
+"""What every method in the registry must do. A new method is covered by its registry line."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import re
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from fedsim.core.adapter import AdapterState
+from fedsim.core.messages import ServerState
+from fedsim.strategies import STRATEGIES, Strategy
+from tests.strategies.toy import Local, ToyBank, exchange_all, infos, new_adapter, new_banks, play
+
+Setup = tuple[Strategy, ServerState, list[ToyBank]]
+
+
+def setup(name: str, same: bool = False) -> Setup:
+    """Three banks of unequal size, and of unequal rank and scaling where the method allows it; float32 as in a run."""
+    strategy = STRATEGIES.create(name, {})
+    banks = new_banks(dtype=torch.float32, same=same)
+    mixed = {"ranks": [1, 2, 2], "scalings": [4.0, 2.0, 3.0]} if strategy.sheet.mixed_ranks and not same else {}
+    state = strategy.init(new_adapter(dtype=torch.float32), infos(banks, **mixed), seed=17)
+    return strategy, state, banks
+
+
+def flat(state: ServerState) -> dict[str, Tensor]:
+    """Every tensor of a state under one name each, as a checkpoint writes them."""
+    named = {f"adapter/{name}": tensor for name, tensor in state.adapter.tensors.items()}
+    for number, below in enumerate(state.frozen):
+        named |= {f"frozen/{number}/{name}": tensor for name, tensor in below.tensors.items()}
+    return named | {f"slots/{name}": tensor for name, tensor in state.slots.items()}
+
+
+def reload(state: ServerState) -> ServerState:
+    """The state after a trip through one safetensors file and the numbers beside it."""
+    loaded = load(save(flat(state)))
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): tensor for name, tensor in loaded.items() if name.startswith(prefix)}
+
+    def adapter(prefix: str, like: AdapterState) -> AdapterState:
+        return AdapterState(part(prefix), like.rank, like.scaling)
+
+    frozen = tuple(adapter(f"frozen/{number}/", below) for number, below in enumerate(state.frozen))
+    return replace(state, adapter=adapter("adapter/", state.adapter), frozen=frozen, slots=part("slots/"))
+
+
+def equal(left: ServerState, right: ServerState) -> bool:
+    a, b = flat(left), flat(right)
+    same = a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    return same and left.round == right.round and left.banks == right.banks
+
+
+every_method = pytest.mark.parametrize("name", list(STRATEGIES))
+
+
+@every_method
+def test_three_rounds_with_unequal_banks_run(name: str) -> None:
+    strategy, state, banks = setup(name)
+    kept: dict = {}
+    for number in range(3):
+        names = state.adapter.tensors.keys()
+        state = play(strategy, state, banks, kept=kept)
+        assert state.round == number + 1
+        assert state.adapter.tensors.keys() == names
+    for tensor in flat(state).values():
+        assert tensor.dtype == torch.float32
+        assert tensor.device.type == "cpu"
+        assert tensor.is_contiguous()  # the same bits after a checkpoint: strides change the order of sums
+        assert torch.isfinite(tensor).all()
+    assert strategy.serve(state).tensors.keys() == names
+
+
+@every_method
+def test_identical_banks_and_a_single_bank_run(name: str) -> None:
+    strategy, state, banks = setup(name, same=True)
+    play(strategy, state, banks, num_rounds=2)
+    play(strategy, state, banks[:1], num_rounds=2)
+
+
+@every_method
+def test_inputs_are_not_mutated(name: str) -> None:
+    strategy, state, banks = setup(name)
+    kept: dict = {}
+    for _ in range(2):
+        before = pickle.dumps(state)
+        exchanges = exchange_all(strategy, state, banks, kept, Local())
+        given = pickle.dumps(exchanges)
+        after = strategy.aggregate(state, exchanges)
+        assert pickle.dumps(state) == before
+        assert pickle.dumps(exchanges) == given
+        state = after
+
+
+@every_method
+def test_aggregate_depends_on_its_arguments_only(name: str) -> None:
+    strategy, state, banks = setup(name)
+    exchanges = exchange_all(strategy, state, banks, {}, Local())
+    shuffled = sorted([exchanges[1], exchanges[2], exchanges[0]], key=lambda exchange: exchange.job.bank)
+    again, _, _ = setup(name)
+    assert equal(strategy.aggregate(state, exchanges), again.aggregate(state, shuffled))
+
+
+@every_method
+def test_state_survives_a_checkpoint(name: str) -> None:
+    strategy, state, banks = setup(name)
+    state = play(strategy, state, banks, num_rounds=2)
+    restored = reload(state)
+    assert equal(state, restored)
+    assert equal(play(strategy, state, banks), play(strategy, restored, banks))
+
+
+@every_method
+def test_what_crosses_to_a_bank_pickles(name: str) -> None:
+    strategy, state, banks = setup(name)
+    rule = pickle.loads(pickle.dumps(strategy.rule()))
+    assert type(rule) is type(strategy.rule())
+    for exchange in exchange_all(strategy, state, banks, {}, Local()):
+        assert pickle.loads(pickle.dumps(exchange)).update.bank == exchange.update.bank
+
+
+@every_method
+def test_a_bank_may_miss_rounds_and_come_late(name: str) -> None:
+    strategy, state, banks = setup(name)
+    kept: dict = {}
+    for present in (banks[:2], banks[1:], banks):
+        state = play(strategy, state, present, kept=kept)
+    assert state.round == 3
+
+
+@every_method
+def test_an_update_fits_the_job(name: str) -> None:
+    strategy, state, banks = setup(name)
+    rule = strategy.rule()
+    for exchange in exchange_all(strategy, state, banks, {}, Local()):
+        received = exchange.job.adapter.tensors
+        for tensor_name, delta in exchange.update.delta.items():
+            assert rule.trains(tensor_name, 0)
+            assert delta.shape == received[tensor_name].shape
+        assert exchange.job.adapter.rank == next(t.shape[0] for n, t in received.items() if n.endswith(".A"))
+
+
+@every_method
+def test_ranks_are_the_banks_own_or_the_global_one(name: str) -> None:
+    strategy, state, _ = setup(name)
+    for bank in state.banks:
+        rank = strategy.configure(state, bank.name, seed=17).adapter.rank
+        assert rank in (bank.rank, state.adapter.rank)
+
+
+@every_method
+def test_jobs_are_functions_of_state_bank_and_seed(name: str) -> None:
+    strategy, state, _ = setup(name)
+    jobs = [strategy.configure(state, "bank0", seed=seed) for seed in (17, 17, 18)]
+    left, right = (replace(state, adapter=job.adapter, frozen=job.frozen, slots=job.slots) for job in jobs[:2])
+    assert equal(left, right)
+    assert jobs[0].seed == jobs[1].seed != jobs[2].seed
+
+
+@every_method
+def test_default_knobs_are_valid_and_unknown_ones_are_not(name: str) -> None:
+    config = STRATEGIES.config(name)
+    assert config.model_validate(config().model_dump()) == config()
+    assert config.model_json_schema()["type"] == "object"
+    with pytest.raises(ValueError, match="no_such_knob"):
+        config.model_validate({"no_such_knob": 1})
+
+
+@every_method
+def test_the_sheet_is_filled(name: str) -> None:
+    sheet = STRATEGIES[name].sheet
+    assert all(getattr(sheet, field.name) for field in fields(sheet) if field.type == "str")
+
+
+@every_method
+def test_the_file_is_short_and_cites_its_source(name: str) -> None:
+    module = inspect.getmodule(STRATEGIES[name])
+    text = module.__doc__ or ""
+    source = STRATEGIES[name].sheet.source
+    number = re.match(r"\d{4}\.\d{5}", source)
+    assert number is None or number.group() in text
+    assert number or source == "baseline"
+    assert re.search(r"\bLaws?:", text)
+    assert "Deviations" in text
+    assert len(inspect.getsource(module).splitlines()) < 150
