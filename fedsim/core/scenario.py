@@ -13,7 +13,7 @@ from collections.abc import Hashable
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from fedsim.core.registry import Config
 
@@ -96,9 +96,14 @@ class Lora(Section):
 class Train(Section):
     """A bank's local training in one round. Without local_steps and local_epochs: 10 local steps."""
 
-    local_steps: int | None = Field(default=None, ge=1, description="optimizer steps per round")
     local_epochs: float | None = Field(default=None, gt=0, description="expected passes over the bank's rows per round")
+    local_steps: int | None = Field(
+        default=None, ge=1, validate_default=True, description="optimizer steps per round; instead of local_epochs"
+    )
     batch_size: int = Field(default=16, ge=1, description="expected rows per step (Poisson sampling)")
+    sample_rate: float | None = Field(
+        default=None, gt=0, le=1, description="instead of batch_size: expected share of a bank's rows per step"
+    )
     optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="fresh state in every round")
     lr: float = Field(default=1e-3, gt=0, description="learning rate")
     momentum: float = Field(default=0.0, ge=0, lt=1, description="of sgd")
@@ -108,15 +113,17 @@ class Train(Section):
     min_lr: float = Field(default=0.0, ge=0, description="where the cosine ends")
     max_rows: int = Field(default=256, ge=1, description="rows in one forward pass: memory, never the result")
 
-    @model_validator(mode="before")
+    @field_validator("local_steps")
     @classmethod
-    def _default_steps(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        steps, epochs = values.get("local_steps"), values.get("local_epochs")
+    def _steps_or_epochs(cls, steps: int | None, info: ValidationInfo) -> int | None:
+        epochs = info.data.get("local_epochs")
         if steps is not None and epochs is not None:
             raise ValueError(f"give local_steps ({steps}) or local_epochs ({epochs}), not both")
-        return values if steps is not None or epochs is not None else {**values, "local_steps": 10}
+        if values.get("sample_rate") is not None and "batch_size" in values:
+            raise ValueError(
+                f"give batch_size ({values['batch_size']}) or sample_rate ({values['sample_rate']}), not both"
+            )
+        return 10 if steps is None and epochs is None else steps
 
     @model_validator(mode="after")
     def _no_idle_knob(self) -> Train:
