@@ -94,15 +94,17 @@ class Lora(Section):
 
 
 class Train(Section):
-    """A bank's local training in one round. Without local_steps and local_epochs: 10 local steps."""
+    """A bank's local training in one round. Unless said otherwise: 10 local steps of 16 expected rows."""
 
     local_epochs: float | None = Field(default=None, gt=0, description="expected passes over the bank's rows per round")
     local_steps: int | None = Field(
         default=None, ge=1, validate_default=True, description="optimizer steps per round; instead of local_epochs"
     )
-    batch_size: int = Field(default=16, ge=1, description="expected rows per step (Poisson sampling)")
     sample_rate: float | None = Field(
-        default=None, gt=0, le=1, description="instead of batch_size: expected share of a bank's rows per step"
+        default=None, gt=0, le=1, description="expected share of a bank's rows per step (Poisson sampling)"
+    )
+    batch_size: int | None = Field(
+        default=None, ge=1, validate_default=True, description="expected rows per step; instead of sample_rate"
     )
     optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="fresh state in every round")
     lr: float = Field(default=1e-3, gt=0, description="learning rate")
@@ -119,11 +121,15 @@ class Train(Section):
         epochs = info.data.get("local_epochs")
         if steps is not None and epochs is not None:
             raise ValueError(f"give local_steps ({steps}) or local_epochs ({epochs}), not both")
-        if values.get("sample_rate") is not None and "batch_size" in values:
-            raise ValueError(
-                f"give batch_size ({values['batch_size']}) or sample_rate ({values['sample_rate']}), not both"
-            )
         return 10 if steps is None and epochs is None else steps
+
+    @field_validator("batch_size")
+    @classmethod
+    def _size_or_rate(cls, size: int | None, info: ValidationInfo) -> int | None:
+        rate = info.data.get("sample_rate")
+        if size is not None and rate is not None:
+            raise ValueError(f"give batch_size ({size}) or sample_rate ({rate}), not both")
+        return 16 if size is None and rate is None else size
 
     @model_validator(mode="after")
     def _no_idle_knob(self) -> Train:
@@ -135,6 +141,8 @@ class Train(Section):
         for knob, (set_in_vain, owner) in idle.items():
             if set_in_vain:
                 raise ValueError(f"{knob} has an effect only with {owner}")
+        if self.sample_rate is not None and self.batch_size != 16:
+            raise ValueError(f"give batch_size ({self.batch_size}) or sample_rate ({self.sample_rate}), not both")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must be >= 0 and < 1 (got {list(self.betas)})")
         if self.min_lr > self.lr:
