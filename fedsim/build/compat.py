@@ -1,0 +1,108 @@
+"""What a scenario combines that cannot work together, as far as that can be seen without data.
+
+A check is one function that yields (key path, message, exit code), and a line in ``CHECKS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from fedsim.build.families import Families
+from fedsim.codecs import pipeline
+from fedsim.core.registry import Config
+from fedsim.core.scenario import Scenario
+from fedsim.core.strict_yaml import KeyPath
+from fedsim.strategies import Sheet
+
+Finding = tuple[KeyPath, str, int]
+
+CONFIG, RESOURCES = 2, 4  # exit codes
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A valid scenario, the validated knobs of each plug-in entry, and the registries they come from."""
+
+    scenario: Scenario
+    configs: Mapping[KeyPath, Config]
+    families: Families
+
+    @property
+    def sheet(self) -> Sheet:
+        sheet: Sheet = self.families["strategy"][self.scenario.strategy.kind].sheet
+        return sheet
+
+
+def incompatibilities(plan: Plan) -> list[Finding]:
+    """Everything that the checks find, in their order."""
+    return [finding for check in CHECKS for finding in check(plan)]
+
+
+def codec_order(plan: Plan) -> Iterator[Finding]:
+    for direction, chain in (("upload", plan.scenario.upload), ("download", plan.scenario.download)):
+        try:
+            pipeline([(stage.kind, stage.knobs) for stage in chain])
+        except ValueError as error:
+            yield (direction,), str(error), CONFIG
+
+
+def error_feedback(plan: Plan) -> Iterator[Finding]:
+    if plan.sheet.keeps_basis:
+        return
+    method = plan.scenario.strategy.kind
+    for path, config in plan.configs.items():
+        if path[0] not in ("upload", "download"):
+            continue
+        stage = getattr(plan.scenario, str(path[0]))[path[1]]
+        if plan.families[str(path[0])][stage.kind](config).needs_basis:
+            reason = f"strategy {method!r} changes what coordinates mean from round to round"
+            yield path, f"{reason}, so no residual can be carried over; turn error_feedback off", CONFIG
+
+
+def mixed_ranks(plan: Plan) -> Iterator[Finding]:
+    if plan.scenario.lora.bank_ranks and not plan.sheet.mixed_ranks:
+        able = ", ".join(kind for kind, method in plan.families["strategy"].items() if method.sheet.mixed_ranks)
+        message = f"strategy {plan.scenario.strategy.kind!r} needs one rank at all banks; with unequal ranks use {able}"
+        yield ("lora", "bank_ranks"), message, CONFIG
+
+
+def private_training(plan: Plan) -> Iterator[Finding]:
+    kind, method = plan.scenario.privacy.kind, plan.scenario.strategy.kind
+    if kind != "none" and plan.sheet.dp != "yes":
+        yield ("privacy", "kind"), f"strategy {method!r} cannot train with {kind!r}: {plan.sheet.dp}", CONFIG
+
+
+def plain_sgd(plan: Plan) -> Iterator[Finding]:
+    train, method = plan.scenario.train, plan.scenario.strategy.kind
+    if plan.sheet.needs_sgd and (train.optimizer != "sgd" or train.momentum != 0):
+        got = train.optimizer if train.optimizer != "sgd" else f"momentum {train.momentum}"
+        yield ("train",), f"strategy {method!r} is valid for optimizer: sgd without momentum only (got {got})", CONFIG
+
+
+def whole_gpus(plan: Plan) -> Iterator[Finding]:
+    gpus = plan.scenario.resources.gpus_per_client
+    if gpus > 1 and gpus != int(gpus):
+        message = f"Ray gives an actor a fraction of one GPU or whole GPUs (got {gpus})"
+        yield ("resources", "gpus_per_client"), message, RESOURCES
+
+
+def baselines(plan: Plan) -> Iterator[Finding]:
+    for index, baseline in enumerate(plan.scenario.baselines):
+        if baseline == plan.scenario.strategy.kind:
+            yield (
+                ("baselines", index),
+                f"{baseline!r} is the scenario's own strategy; there is nothing to compare",
+                CONFIG,
+            )
+
+
+CHECKS: tuple[Callable[[Plan], Iterator[Finding]], ...] = (
+    codec_order,
+    error_feedback,
+    mixed_ranks,
+    private_training,
+    plain_sgd,
+    whole_gpus,
+    baselines,
+)
