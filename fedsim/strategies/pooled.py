@@ -14,4 +14,4 @@ from fedsim.strategies.fedavg import FedAvg
 
 
 class Pooled(FedAvg):
-    sheet = replace(FedAvg.sheet, title="All rows in one place", source="baseline", exact="yes")
+    sheet = replace(FedAvg.sheet, title="All rows in one place", source="baseline", exact="yes, for one bank")

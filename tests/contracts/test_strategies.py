@@ -15,7 +15,18 @@ from torch import Tensor
 from fedsim.core.adapter import AdapterState
 from fedsim.core.messages import ServerState
 from fedsim.strategies import STRATEGIES, Strategy
-from tests.strategies.toy import Local, ToyBank, exchange_all, infos, new_adapter, new_banks, play
+from tests.strategies.toy import (
+    SHAPES,
+    Local,
+    ToyBank,
+    change,
+    ended,
+    exchange_all,
+    infos,
+    new_adapter,
+    new_banks,
+    play,
+)
 
 Setup = tuple[Strategy, ServerState, list[ToyBank]]
 
@@ -82,6 +93,28 @@ def test_identical_banks_and_a_single_bank_run(name: str) -> None:
     strategy, state, banks = setup(name, same=True)
     play(strategy, state, banks, num_rounds=2)
     play(strategy, state, banks[:1], num_rounds=2)
+
+
+exact_methods = pytest.mark.parametrize("name", [n for n in STRATEGIES if STRATEGIES[n].sheet.exact == "yes"])
+
+
+@exact_methods
+def test_exact_means_that_the_next_model_is_the_mean_of_the_banks_models(name: str) -> None:
+    """Weight change of adapter and frozen adapters together, in float64, over three rounds of unequal banks."""
+    strategy = STRATEGIES.create(name, {})
+    banks = new_banks()
+    mixed = {"ranks": [1, 2, 2], "scalings": [4.0, 2.0, 3.0]} if strategy.sheet.mixed_ranks else {}
+    state = strategy.init(new_adapter(), infos(banks, **mixed), seed=17)
+    shares = [bank.num_examples / sum(bank.num_examples for bank in banks) for bank in banks]
+    for _ in range(3):
+        exchanges = exchange_all(strategy, state, banks, {}, Local())
+        models = [(ended(strategy, exchange), exchange.job.frozen) for exchange in exchanges]
+        state = strategy.aggregate(state, exchanges)
+        for module in SHAPES:
+            mean = sum(p * change(adapter, frozen, module) for p, (adapter, frozen) in zip(shares, models, strict=True))
+            served = change(strategy.serve(state), state.frozen, module)
+            assert mean.norm() > 1e-3
+            assert (served - mean).norm() < 1e-12 * mean.norm()
 
 
 @every_method

@@ -1,7 +1,7 @@
 """Local training without a model: the weight change of every layer is pulled towards a bank's own target matrix.
 
-loss_k = curvature / 2 (sum_m |frozen + product_m - target_m|^2 + |head - target|^2). Gradients are written out, and a
-rule's hooks are called in the order of the real loop: start, (gradient, correct, step) x num_steps, finish.
+loss_k = curvature / 2 (sum_m |frozen + product_m - target_m|^2 + |head - target|^2). A rule's hooks are called in the
+order of the real loop: start, (gradient, correct, step) x num_steps, finish.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fedsim.core.adapter import AdapterState, Tensors, factor, modules, product
+from fedsim.core.adapter import AdapterState, Tensors, add, factor, modules, product
 from fedsim.core.messages import BankInfo, Exchange, ServerState, TrainJob, Update
 from fedsim.strategies import LocalContext, LocalRule, Strategy
 
@@ -72,26 +72,16 @@ def change(adapter: AdapterState, frozen: Sequence[AdapterState], module: str) -
     return total
 
 
-def loss(adapter: AdapterState, frozen: Sequence[AdapterState], bank: ToyBank) -> float:
+def loss(adapter: AdapterState, frozen: Sequence[AdapterState], bank: ToyBank) -> Tensor:
     gaps = [change(adapter, frozen, m) - bank.targets[m] for m in modules(adapter.tensors)]
     gaps += [t.double() - bank.targets[n] for n, t in adapter.tensors.items() if factor(n) == "head"]
-    return bank.curvature / 2 * sum(float(gap.square().sum()) for gap in gaps)
+    return bank.curvature / 2 * torch.stack([gap.square().sum() for gap in gaps]).sum()
 
 
 def gradients(adapter: AdapterState, frozen: Sequence[AdapterState], bank: ToyBank) -> dict[str, Tensor]:
-    grads = {}
-    for name, tensor in adapter.tensors.items():
-        if factor(name) == "head":
-            grads[name] = bank.curvature * (tensor - bank.targets[name])
-            continue
-        module = name[:-2]
-        a, b = adapter.tensors[f"{module}.A"], adapter.tensors[f"{module}.B"]
-        gap = bank.curvature * adapter.scaling * (change(adapter, frozen, module) - bank.targets[module]).to(a.dtype)
-        r = adapter.tensors.get(f"{module}.R", torch.eye(adapter.rank, dtype=a.dtype))
-        grads[name] = {"A": lambda: (b @ r).T @ gap, "B": lambda: gap @ (r @ a).T, "R": lambda: b.T @ gap @ a.T}[
-            factor(name)
-        ]()
-    return grads
+    leaves = {name: tensor.detach().requires_grad_() for name, tensor in adapter.tensors.items()}
+    value = loss(adapter.with_tensors(leaves), frozen, bank)
+    return dict(zip(leaves, torch.autograd.grad(value, list(leaves.values())), strict=True))
 
 
 def train(rule: LocalRule, job: TrainJob, kept: Tensors, bank: ToyBank, local: Local) -> tuple[Update, Tensors]:
@@ -127,7 +117,7 @@ def play(
     state: ServerState,
     banks: Sequence[ToyBank],
     num_rounds: int = 1,
-    local: Local = Local(),  # noqa: B008
+    local: Local = Local(),
     kept: dict[str, Tensors] | None = None,
 ) -> ServerState:
     kept = {} if kept is None else kept
@@ -147,6 +137,12 @@ def answer(
         delta = {name: adapter.tensors[name] - job.adapter.tensors[name] for name in names}
         exchanges.append(Exchange(job, Update(info.name, delta, size, 1)))
     return exchanges
+
+
+def ended(strategy: Strategy, exchange: Exchange) -> AdapterState:
+    """The adapter a bank ended with: its start plus its delta (for methods whose banks keep nothing)."""
+    start = strategy.rule().start(exchange.job, {})
+    return start.with_tensors(add(start.tensors, exchange.update.delta))
 
 
 def close(left: Tensor, right: Tensor, tolerance: float = 1e-12) -> bool:
