@@ -133,6 +133,7 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _no_idle_knob(self) -> Train:
+        # Compared with the defaults, not with what was set: a resolved scenario lists every knob and must load again.
         idle = {
             "momentum": (self.momentum != 0 and self.optimizer != "sgd", "optimizer: sgd"),
             "betas": (self.betas != (0.9, 0.999) and self.optimizer != "adamw", "optimizer: adamw"),
@@ -141,8 +142,6 @@ class Train(Section):
         for knob, (set_in_vain, owner) in idle.items():
             if set_in_vain:
                 raise ValueError(f"{knob} has an effect only with {owner}")
-        if self.sample_rate is not None and self.batch_size != 16:
-            raise ValueError(f"give batch_size ({self.batch_size}) or sample_rate ({self.sample_rate}), not both")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must be >= 0 and < 1 (got {list(self.betas)})")
         if self.min_lr > self.lr:
