@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from fedsim.engine.cluster import Cluster
+from fedsim.engine.resources import Actors
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +19,13 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the data sets of shared/data beside the repository")
     return folder
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[Actors]:
+    """The one Ray instance of a test session, with room for two small actors beside each other."""
+    root = Path(__file__).resolve().parents[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]))
+        with Cluster(Actors(num_actors=2, cpus=0.25), cohort=2) as cluster:
+            yield cluster.wait()

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fedsim.core.adapter import AdapterState
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,22 @@ class RoundRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Served:
+    """The global model when training is over, to be exported: an adapter and what lies frozen under it."""
+
+    adapter: AdapterState
+    frozen: tuple[AdapterState, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineDone:
+    """A baseline of the scenario has run: "zero_shot", "local" or "pooled", with a summary like the run's own."""
+
+    name: str
+    summary: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The end: ``summary`` is the object that ``fedsim run --format json`` prints."""
 
@@ -80,4 +100,4 @@ class Finished:
     summary: Mapping[str, object]
 
 
-Event = Started | BankDone | RoundRow | Finished
+Event = Started | BankDone | RoundRow | Served | BaselineDone | Finished

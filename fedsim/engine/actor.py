@@ -1,0 +1,115 @@
+"""One process that plays banks: trains them, encodes what they send, evaluates them. A plain class that knows no Ray.
+
+The base model is loaded on first use and never again. What a bank keeps is an argument and a result, so any actor can
+play any bank in any round. Every failure leaves as a FedsimError that pickles and names the banks, the round and the
+seeds of their jobs; the original traceback travels as a note.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from fedsim.codecs import Codec
+from fedsim.core import seeds
+from fedsim.core.adapter import AdapterState, Tensors
+from fedsim.core.errors import FedsimError, ResourceError, ScenarioError
+from fedsim.core.messages import TrainJob
+from fedsim.engine.transport import Address, Parcel, Reply, pack, rule_kept
+from fedsim.strategies.base import LocalRule
+from fedsim.train.values import EvalJob, Scores, Trained
+
+FUSE_ROWS = 64  # of its own training rows, a personal bank may look at this many to choose its final adapter
+
+
+class Trainer(Protocol):
+    """What an actor needs of ``fedsim.train.trainer.Trainer``."""
+
+    def new_adapter(self, seed: int) -> AdapterState: ...
+    def train(self, jobs: Sequence[TrainJob], kept: Sequence[Tensors]) -> list[Trained]: ...
+    def evaluate(self, jobs: Sequence[EvalJob]) -> list[Scores]: ...
+
+
+class ClientActor:
+    """Plays one or many banks per call; several banks of one call are trained together as a cohort."""
+
+    def __init__(self, make_trainer: Callable[[], Trainer], rule: LocalRule, upload: Codec) -> None:
+        self._make_trainer, self._rule, self._upload = make_trainer, rule, upload
+
+    @cached_property
+    def trainer(self) -> Trainer:
+        return self._make_trainer()
+
+    def load(self) -> None:
+        """Load the base model now."""
+        with reported("loading the base model"):
+            self.trainer  # noqa: B018  built on first use
+
+    def new_adapter(self, seed: int) -> AdapterState:
+        with reported("drawing the initial adapter"):
+            return self.trainer.new_adapter(seed)
+
+    def train(self, jobs: Sequence[TrainJob], kept: Sequence[Tensors]) -> list[tuple[Reply, Tensors]]:
+        """(reply, kept for the next job) of each bank, in the order of jobs."""
+        with reported(describe(jobs)):
+            trained = self.trainer.train(jobs, [rule_kept(mine) for mine in kept])
+            return [
+                pack(result, self._upload, mine, job.seed)
+                for result, mine, job in zip(trained, kept, jobs, strict=True)
+            ]
+
+    def evaluate(self, model: Parcel, rows: np.ndarray) -> Scores:
+        """Scores of rows under the global adapter."""
+        with reported("evaluating the global adapter"):
+            return self.trainer.evaluate([EvalJob(None, model.adapter, model.frozen, rows)])[0]
+
+    def evaluate_own(self, job: TrainJob, kept: Tensors, own: np.ndarray, rows: np.ndarray) -> Scores:
+        """Scores of rows under one bank's personal adapter. ``own`` are the bank's training rows."""
+        with reported(describe([job])):
+            adapter = self._personal(job, kept, own)
+            return self.trainer.evaluate([EvalJob(job.bank, adapter, job.frozen, rows)])[0]
+
+    def _personal(self, job: TrainJob, kept: Tensors, own: np.ndarray) -> AdapterState:
+        few = own
+        if len(own) > FUSE_ROWS:
+            few = np.sort(seeds.rng(job.seed, "fuse").choice(own, FUSE_ROWS, replace=False))
+
+        def loss(adapter: AdapterState) -> float:
+            scores = self.trainer.evaluate([EvalJob(job.bank, adapter, job.frozen, few)])[0]
+            return float(scores.nll.mean())
+
+        return self._rule.fuse(job, rule_kept(kept), loss)
+
+
+def describe(jobs: Sequence[TrainJob] | Sequence[Address]) -> str:
+    """``round 3, bank 'nord' (seed 17)``; of a large cohort the first four banks."""
+    shown = ", ".join(f"{job.bank!r} (seed {job.seed})" for job in jobs[:4])
+    more = f" and {len(jobs) - 4} more" if len(jobs) > 4 else ""
+    return f"round {jobs[0].round + 1}, {'bank' if len(jobs) == 1 else 'banks'} {shown}{more}"
+
+
+@contextmanager
+def reported(where: str) -> Iterator[None]:
+    """Everything raised inside leaves as a FedsimError that says where. An actor must outlive a bug in a plug-in."""
+    try:
+        yield
+    except ScenarioError:
+        raise  # carries its own places
+    except FedsimError as error:
+        raise _noted(type(error)(f"{where}: {error}")) from error
+    except torch.OutOfMemoryError as error:
+        remedy = "lower train.max_rows or resources.banks_per_actor, or raise resources.gpus_per_client"
+        raise _noted(ResourceError(f"{where}: out of GPU memory; {remedy}")) from error
+    except (Exception, SystemExit) as error:
+        raise _noted(FedsimError(f"{where}: {type(error).__name__}: {error}")) from error
+
+
+def _noted(error: FedsimError) -> FedsimError:
+    error.add_note(traceback.format_exc())
+    return error

@@ -1,0 +1,117 @@
+"""The run: rounds of federated training as one straight path.
+
+    sample -> configure -> send -> train -> decode -> aggregate -> charge -> evaluate -> report
+
+The driver knows no Ray and writes no files: it is given a pool of client actors and yields events. Everything random
+is drawn from (seed, round), and updates are aggregated in bank order, so neither the number of actors nor who answers
+first reaches a number. Rounds count from 0 inside a job and from 1 in what is shown.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+
+from fedsim.core import seeds
+from fedsim.core.events import BankDone, BankSummary, Event, Finished, Served, Started
+from fedsim.core.messages import Exchange, ServerState
+from fedsim.engine.evaluation import Evaluated, evaluate
+from fedsim.engine.plan import Plan
+from fedsim.engine.pool import Kept, Pool
+from fedsim.engine.totals import Totals
+from fedsim.engine.transport import Delivery, Downlink, unpack
+
+
+class Driver:
+    """One run of a plan on a pool. The pool is the caller's to close."""
+
+    def __init__(self, plan: Plan, pool: Pool) -> None:
+        self.plan, self.pool = plan, pool
+        self.downlink = Downlink(plan.download, plan.seed)
+        self.ledger = plan.ledger()
+        self.totals = Totals(plan, self.ledger)
+        self.kept: dict[str, Kept] = {}  # by bank; carried, never read
+
+    def run(self) -> Iterator[Event]:
+        """Started, then per round BankDone of each bank and a RoundRow, then Served and Finished."""
+        plan, strategy, clock = self.plan, self.plan.strategy, _Clock()
+        self.pool.ready()
+        yield self._started()
+        state = strategy.init(self.pool.new_adapter(plan.seed), plan.infos, plan.seed)
+        yield self.totals.add(0, [], evaluate(plan, self.pool, state, self.kept), clock.lap())
+        cohort = self._cohort(0)
+        while cohort:
+            jobs = [strategy.configure(state, bank, plan.seed) for bank in cohort]
+            exchanges = yield from self._train(self.downlink.send(jobs))
+            state = strategy.aggregate(state, exchanges)
+            for exchange in exchanges:
+                self.ledger.charge(state.round, exchange.update.bank, exchange.update.spend)
+            cohort = self._cohort(state.round)
+            evaluated = self._evaluate(state, last=not cohort)
+            yield self.totals.add(state.round, exchanges, evaluated, clock.lap())
+        status = "completed" if state.round == plan.num_rounds else "budget_exhausted"
+        yield Served(strategy.serve(state), state.frozen)
+        yield Finished(status, self.totals.summary(status, clock.total()))
+
+    def _cohort(self, round_: int) -> list[str]:
+        """The banks of a round; none when the run is over, or when the round would take one of them over the cap."""
+        plan = self.plan
+        if round_ >= plan.num_rounds:
+            return []
+        cohort = sample([bank.name for bank in plan.banks], plan.client_fraction, plan.seed, round_)
+        if plan.dp_cap is not None:
+            for bank in cohort:
+                mechanism = plan.mechanisms[bank]
+                spend = mechanism.spend(mechanism.plan.steps_per_round)
+                if self.ledger.would_exceed(bank, spend, plan.dp_cap):
+                    return []
+        return cohort
+
+    def _train(self, deliveries: Sequence[Delivery]) -> Generator[BankDone, None, list[Exchange]]:
+        """Exchanges in bank order. Banks are decoded as they finish."""
+        exchanges: dict[int, Exchange] = {}
+        before = [self.kept.get(delivery.to.bank) for delivery in deliveries]
+        for index, reply, kept in self.pool.train(deliveries, before):
+            delivery = deliveries[index]
+            exchanges[index] = Exchange(delivery.job(), unpack(reply, self.plan.upload, delivery))
+            self.kept[reply.bank] = kept
+            yield BankDone(delivery.to.round + 1, reply.bank, len(exchanges), len(deliveries))
+        return [exchanges[index] for index in range(len(deliveries))]
+
+    def _evaluate(self, state: ServerState, last: bool) -> Evaluated:
+        every = self.plan.evaluation.every
+        if last or (every and state.round % every == 0):
+            return evaluate(self.plan, self.pool, state, self.kept)
+        return Evaluated()
+
+    def _started(self) -> Started:
+        plan = self.plan
+        banks = []
+        for bank in plan.banks:
+            mechanism = plan.mechanisms[bank.name]
+            spend = mechanism.spend(mechanism.plan.steps_per_round)
+            noise = spend.noise_multiplier if spend is not None else 0.0
+            banks.append(BankSummary(bank.name, len(bank.train), len(bank.test), noise, mechanism.plan.sample_rate))
+        return Started(plan.name, plan.run_dir, plan.num_rounds, tuple(banks), plan.notes)
+
+
+def sample(banks: Sequence[str], fraction: float, seed: int, round_: int) -> list[str]:
+    """``round(fraction * n)`` banks of a round, at least one, in bank order. Depends on (seed, round) only."""
+    size = max(1, round(fraction * len(banks)))
+    chosen = seeds.rng(seed, "cohort", round_).choice(len(banks), size, replace=False)
+    return [banks[index] for index in sorted(chosen)]
+
+
+class _Clock:
+    """Seconds since the start and since the last lap."""
+
+    def __init__(self) -> None:
+        self._start = self._lap = time.perf_counter()
+
+    def lap(self) -> float:
+        now = time.perf_counter()
+        self._lap, past = now, now - self._lap
+        return past
+
+    def total(self) -> float:
+        return time.perf_counter() - self._start

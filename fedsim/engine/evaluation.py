@@ -1,0 +1,80 @@
+"""Measuring a round's model: every test row is scored once, and all metrics are computed from those scores.
+
+The global adapter is scored on everyone's test rows in chunks of fixed size, so that the numbers do not depend on how
+many actors there are; a bank's metrics are a slice of these scores. Under a personal rule (FedSA-LoRA, FDLoRA, local
+training) a bank's metrics come from its own adapter, made at the actor from what the bank keeps, again scored once on
+everyone's rows: ``auc`` on the bank's own test rows, ``everyone_auc`` on all.
+
+Evaluation is the simulator's instrument: what it moves is not counted as traffic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fedsim.core.messages import ServerState
+from fedsim.engine.plan import Plan
+from fedsim.engine.pool import Kept, Pool
+from fedsim.engine.transport import Address, Delivery, Parcel
+from fedsim.train.values import Scores
+
+CHUNK_ROWS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """Metrics of one round: of the global model on everyone's rows, and by bank. Empty when not evaluated."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    banks: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+def evaluate(plan: Plan, pool: Pool, state: ServerState, kept: Mapping[str, Kept]) -> Evaluated:
+    """Evaluate ``state`` and, where the rule is personal, each bank's own adapter."""
+    everyone = np.unique(np.concatenate([bank.test for bank in plan.banks]))
+    if len(everyone) == 0:
+        return Evaluated()
+    scores = _global_scores(plan, pool, state, everyone)
+    metrics = plan.evaluation.metrics(scores)
+    if not plan.evaluation.per_bank:
+        return Evaluated(metrics)
+    if plan.rule.personal:
+        return Evaluated(metrics, _personal_metrics(plan, pool, state, kept, everyone))
+    return Evaluated(metrics, {bank.name: _own_metrics(plan, scores, bank.test) for bank in plan.banks})
+
+
+def _global_scores(plan: Plan, pool: Pool, state: ServerState, rows: np.ndarray) -> Scores:
+    chunks = np.split(rows, range(CHUNK_ROWS, len(rows), CHUNK_ROWS))
+    parts = dict(pool.evaluate(Parcel(plan.strategy.serve(state), state.frozen), chunks))
+    ordered = [parts[index] for index in range(len(chunks))]
+    return Scores(
+        rows=rows,
+        labels=np.concatenate([part.labels for part in ordered]),
+        log_probs=np.concatenate([part.log_probs for part in ordered]),
+        nll=np.concatenate([part.nll for part in ordered]),
+    )
+
+
+def _personal_metrics(
+    plan: Plan, pool: Pool, state: ServerState, kept: Mapping[str, Kept], rows: np.ndarray
+) -> dict[str, Mapping[str, float]]:
+    jobs = [plan.strategy.configure(state, bank.name, plan.seed) for bank in plan.banks]
+    deliveries = [
+        Delivery(Address(job.round, job.bank, job.seed), Parcel(job.adapter, job.frozen, job.slots), 0) for job in jobs
+    ]
+    mine = [kept.get(bank.name) for bank in plan.banks]
+    found = dict(pool.evaluate_own(deliveries, mine, [bank.train for bank in plan.banks], rows))
+    metrics: dict[str, Mapping[str, float]] = {}
+    for index, bank in enumerate(plan.banks):
+        everyone = plan.evaluation.metrics(found[index])
+        own = _own_metrics(plan, found[index], bank.test)
+        metrics[bank.name] = {**own, **{f"everyone_{name}": value for name, value in everyone.items()}}
+    return metrics
+
+
+def _own_metrics(plan: Plan, scores: Scores, test: np.ndarray) -> Mapping[str, float]:
+    """Metrics of a bank's test rows, cut out of the scores of everyone's (sorted) rows."""
+    return plan.evaluation.metrics(scores.take(np.searchsorted(scores.rows, test))) if len(test) else {}

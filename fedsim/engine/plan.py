@@ -1,0 +1,45 @@
+"""Everything a run is, as one value: built from a scenario, handed to a driver, pickled to where the driver lives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from fedsim.codecs import Codec
+from fedsim.core.messages import BankInfo
+from fedsim.core.rows import BankRows
+from fedsim.privacy.base import Mechanism
+from fedsim.privacy.ledger import Ledger
+from fedsim.strategies.base import LocalRule, Strategy
+from fedsim.train.values import Scores
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """When and what to measure. The model is always evaluated before the first and after the last round."""
+
+    every: int  # rounds; 0: only before the first and after the last
+    metrics: Callable[[Scores], Mapping[str, float]]
+    per_bank: bool = True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``banks`` and ``infos`` are the same banks in the same order, which is the order of every sum."""
+
+    name: str
+    run_dir: str  # shown to the user; the driver writes no files
+    seed: int
+    num_rounds: int
+    client_fraction: float
+    strategy: Strategy
+    rule: LocalRule
+    download: Codec
+    upload: Codec
+    banks: tuple[BankRows, ...]
+    infos: tuple[BankInfo, ...]
+    mechanisms: Mapping[str, Mechanism]  # by bank
+    ledger: Callable[[], Ledger]
+    dp_cap: float | None  # no bank's epsilon may exceed it: the run stops before the round that would
+    evaluation: Evaluation
+    notes: tuple[str, ...] = ()  # sentences for the user, shown when the run starts
