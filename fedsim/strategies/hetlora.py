@@ -79,6 +79,7 @@ class HetLoRA(Strategy):
         exact="no (covariance of the factors)",
         state="server: rank of every bank",
         mixed_ranks=True,
+        keeps_basis=False,  # a pruned bank's tensors change shape
         sums_only=False,
     )
 
