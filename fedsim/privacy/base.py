@@ -7,20 +7,35 @@ except through its mechanism:
     noise(numel)     what is added to the weighted sum of row gradients; asked for on an empty batch too
     release(delta)   what is done to the update as a whole (bank-level mechanisms)
     spend(steps)     what the accountant is charged
+
+Before the run it is asked whether its knobs can be honoured (``problems``). Neighbours are two data sets of one bank
+that differ by one row added or removed.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from fedsim.core.adapter import Tensors
 from fedsim.core.messages import Spend
-from fedsim.core.registry import NoKnobs
+from fedsim.core.registry import Config, NoKnobs
+
+Accountant = Literal["pld", "rdp"]
+
+
+class Terms(Config):
+    """Knobs of every mechanism that makes a promise: epsilon is always reported at ``dp_delta``, for each bank."""
+
+    dp_delta: float = Field(gt=0, lt=1)
+    dp_epsilon: float | None = Field(None, gt=0)  # alone: the target; with the noise given: a cap that stops the run
+    accountant: Accountant = "rdp"  # governs calibration, cap and the reported epsilon
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +52,10 @@ class BankPlan:
     def sample_rate(self) -> float:
         return min(1.0, self.batch_size / self.num_examples)
 
+    @property
+    def num_steps(self) -> int:
+        return self.steps_per_round * self.num_rounds
+
 
 class Mechanism(ABC):
     Config: ClassVar[type] = NoKnobs
@@ -44,6 +63,16 @@ class Mechanism(ABC):
 
     def __init__(self, config: Any, plan: BankPlan) -> None:
         self.config, self.plan = config, plan
+
+    @classmethod
+    def problems(cls, config: Any, plans: Sequence[BankPlan]) -> list[str]:
+        """Why these knobs cannot be honoured at these banks, one message each; asked before any object is made."""
+        return []
+
+    @property
+    def terms(self) -> Terms | None:
+        """What is promised; None when nothing is."""
+        return self.config if isinstance(self.config, Terms) else None
 
     @abstractmethod
     def weights(self, norms: Tensor) -> Tensor:

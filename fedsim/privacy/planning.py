@@ -1,0 +1,50 @@
+"""What the user is told about privacy before training starts, from public numbers only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from fedsim.privacy.accounting import bound_of, steps_within
+from fedsim.privacy.base import BankPlan, Mechanism
+
+MAX_SENTENCES = 20  # banks that get a sentence of their own
+
+
+def delta_problems(delta: float, plans: Sequence[BankPlan]) -> list[str]:
+    """At delta = 1/n publishing one whole row would count as private; advised is a power of ten below a tenth of it."""
+    smallest = min(plan.num_examples for plan in plans)
+    if delta < 1 / smallest:
+        return []
+    advice = 10.0 ** math.floor(-math.log10(10 * smallest))
+    return [f"delta {delta:g} >= 1/{smallest} (smallest bank); use <= {advice:g}"]
+
+
+def describe(mechanisms: Sequence[Mechanism]) -> list[str]:
+    """One sentence per bank: where its epsilon ends, or what dp_epsilon buys. Highest sampling rates first."""
+    ranked = sorted(mechanisms, key=lambda mechanism: -mechanism.plan.sample_rate)
+    sentences = [_sentence(mechanism) for mechanism in ranked[:MAX_SENTENCES]]
+    if None in sentences:
+        return ["No differential privacy: nothing bounds what an update reveals about a row (epsilon is infinite)."]
+    more = len(ranked) - MAX_SENTENCES
+    return [*filter(None, sentences), *([f"{more} more banks have lower sampling rates and do better."] * (more > 0))]
+
+
+def _sentence(mechanism: Mechanism) -> str | None:
+    terms, plan = mechanism.terms, mechanism.plan
+    spend = mechanism.spend(plan.steps_per_round)
+    if terms is None or spend is None:
+        return None
+    noise, rate = spend.noise_multiplier, spend.sample_rate
+    where = f"at {plan.name} (sample rate {rate:.3g})"
+    end = replace(spend, num_steps=plan.num_rounds * spend.num_steps)
+    bound = bound_of([end], terms.dp_delta, terms.accountant)
+    epsilon = f"epsilon {bound.epsilon:.3g} ({bound.method}, delta {terms.dp_delta:g})"
+    if terms.dp_epsilon is None:
+        return f"noise_multiplier {noise:.4g} over {plan.num_rounds} rounds ends {where} with {epsilon}"
+    budget = f"dp_epsilon {terms.dp_epsilon:g} at noise_multiplier {noise:.4g} buys"
+    bought = steps_within(terms.dp_epsilon, terms.dp_delta, noise, rate, end.num_steps, terms.accountant)
+    if bought < end.num_steps:
+        return f"{budget} {bought // spend.num_steps} of {plan.num_rounds} rounds {where}"
+    return f"{budget} all {plan.num_rounds} rounds {where}, which ends with {epsilon}"
