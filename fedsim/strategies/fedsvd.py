@@ -5,7 +5,8 @@ Laws: the product is the exact mean of the banks' products; the SVD leaves it as
 a function of released values, so it costs no privacy.
 
 Deviations: the SVD comes from QR cores, with signs fixed. The authors' code (seanie12/fed-svd) freezes the classifier
-at a common random value: ``train_head`` trains and averages it. In round 0, A is PEFT's draw.
+at a common random value: ``train_head`` trains and averages it. In round 0, A is PEFT's draw; where the rank is above
+d_in or d_out, the rows that the SVD cannot give keep their values.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from fedsim.core import registry
-from fedsim.core.adapter import modules, pad, svd_of_product
+from fedsim.core.adapter import modules, svd_of_product
 from fedsim.core.messages import Exchange, ServerState
 from fedsim.strategies.base import LocalRule, Sheet, TrainOnly
 from fedsim.strategies.fedavg import FedAvg
@@ -45,7 +47,7 @@ class FedSVD(FedAvg):
         adapter, renewed = state.adapter, dict[str, Tensor]()
         for module in modules(adapter.tensors):
             a, b = adapter.tensors[f"{module}.A"], adapter.tensors[f"{module}.B"]
-            u, sigma, vt = svd_of_product(a, b)
-            pair = {f"{module}.A": vt.to(a.dtype), f"{module}.B": (u * sigma).to(b.dtype)}
-            renewed |= pad(pair, adapter.rank)  # a rank above d_in or d_out leaves rows that nothing can use
+            u, sigma, vt = svd_of_product(a, b)  # (d_out, k), (k,), (k, d_in)
+            renewed[f"{module}.A"] = torch.cat([vt.to(a.dtype), a[len(sigma) :]])
+            renewed[f"{module}.B"] = torch.cat([(u * sigma).to(b.dtype), torch.zeros_like(b[:, len(sigma) :])], 1)
         return replace(state, adapter=adapter.with_tensors(renewed))
