@@ -68,11 +68,12 @@ def rdp_epsilon(spends: Iterable[Spend], delta: float, conversion: Literal["new"
 
 @lru_cache(maxsize=4096)
 def renyi_curve(noise_multiplier: float, sample_rate: float) -> np.ndarray:
-    """(len(ORDERS),) Renyi divergence of one step at each order. Cached: do not write to it."""
+    """(len(ORDERS),) Renyi divergence of one step at each order."""
     from opacus.accountants.analysis.rdp import compute_rdp
 
-    curve = compute_rdp(q=sample_rate, noise_multiplier=noise_multiplier, steps=1, orders=list(ORDERS))
-    return np.asarray(curve, dtype=np.float64)
+    curve = np.asarray(compute_rdp(q=sample_rate, noise_multiplier=noise_multiplier, steps=1, orders=list(ORDERS)))
+    curve.setflags(write=False)  # it is shared by every caller
+    return curve
 
 
 def pld_epsilon(spends: Iterable[Spend], delta: float) -> Bound:

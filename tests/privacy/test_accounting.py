@@ -39,8 +39,7 @@ GOLDEN = {
     "all banks": (1, 1, 10, 1e-5, 20.18, 19.05, 17.857),
 }
 
-settings.register_profile("accounting", deadline=None, derandomize=True, max_examples=10)
-settings.load_profile("accounting")
+RANDOM = settings(deadline=None, derandomize=True, max_examples=10)
 NOISE = st.floats(0.5, 8)
 RATE = st.floats(1e-4, 0.2)
 STEPS = st.integers(1, 5000)
@@ -93,12 +92,14 @@ def test_rdp_of_one_gaussian() -> None:
 
 
 @given(NOISE, RATE, STEPS, DELTA)
+@RANDOM
 def test_pld_is_not_above_new_rdp_nor_new_above_old(noise, rate, steps, delta) -> None:
     spends = [Spend(noise, rate, steps)]
     assert pld_epsilon(spends, delta).epsilon <= rdp_epsilon(spends, delta) <= rdp_epsilon(spends, delta, "old")
 
 
 @given(NOISE, RATE, STEPS, DELTA, st.floats(1.05, 2))
+@RANDOM
 def test_epsilon_grows_with_rate_steps_and_certainty_and_falls_with_noise(noise, rate, steps, delta, factor) -> None:
     def epsilon(noise: float, rate: float, steps: int, delta: float) -> float:
         return rdp_epsilon([Spend(noise, rate, steps)], delta)
@@ -150,7 +151,7 @@ def test_calibration_golden_values(accountant, epsilon, rate, steps, noise) -> N
 
 
 @given(st.floats(0.2, 20), st.floats(1e-4, 0.05), st.integers(1, 2000), DELTA)
-@settings(max_examples=5)
+@settings(RANDOM, max_examples=5)
 def test_calibration_never_gives_too_little_noise_and_hardly_too_much(epsilon, rate, steps, delta) -> None:
     noise = calibrate(epsilon, delta, rate, steps)
     assert rdp_epsilon([Spend(noise, rate, steps)], delta) <= epsilon
