@@ -1,9 +1,10 @@
-"""Rows as values: text before tokenisation, tokens after it, and which rows belong to which bank."""
+"""Rows as values: text or images as a source reads them, what a model makes of them, and which bank holds which."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -14,7 +15,7 @@ class Corpus:
 
     With label words the answer of row i is ``label_words[labels[i]]``; for free text ``label_words`` is empty and
     ``labels`` is all -1. ``columns`` holds what partitioners may look at, each of length n; "label" is always there
-    when there are label words.
+    when there are label words. Rows of images have label words and empty prompts.
     """
 
     prompts: tuple[str, ...]
@@ -23,9 +24,23 @@ class Corpus:
     label_words: tuple[str, ...]
     test: np.ndarray  # (n,) bool
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    images: np.ndarray | None = None  # (n, height, width, channels): uint8 from 0 to 255, or float32 as it is
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+
+class Rows(Protocol):
+    """Encoded rows as the trainer sees them; the rest is between a model's ``encode`` and its ``batch``."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(n,) int64 index into the label words, or -1"""
+
+    def __len__(self) -> int: ...
+
+    def lengths(self, indices: np.ndarray) -> np.ndarray:
+        """(len(indices),) what a row costs in a forward pass: rows of similar length are run together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +62,24 @@ class TokenRows:
 
     def row(self, index: int) -> np.ndarray:
         return self.ids[self.offsets[index] : self.offsets[index + 1]]
+
+    def lengths(self, indices: np.ndarray) -> np.ndarray:
+        lengths: np.ndarray = self.offsets[indices + 1] - self.offsets[indices]
+        return lengths
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRows:
+    """Images of one size and their classes."""
+
+    images: np.ndarray  # (n, height, width, channels) uint8 or float32
+    labels: np.ndarray  # (n,) int64
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def lengths(self, indices: np.ndarray) -> np.ndarray:
+        return np.ones(len(indices), dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from fedsim.core.registry import Registry
 from fedsim.models.base import BaseModel, CohortModel
 from fedsim.models.embedded_model import Embedded
 from fedsim.models.hf import HuggingFace
+from fedsim.models.vision import ResNetModel
 
 MODELS: Registry[BaseModel] = Registry(
     "model",
@@ -11,6 +12,7 @@ MODELS: Registry[BaseModel] = Registry(
     {
         "embedded": Embedded,
         "hf": HuggingFace,
+        "resnet": ResNetModel,
     },
 )
 

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from fedsim.core.adapter import AdapterState, stack
 from fedsim.core.registry import NoKnobs
-from fedsim.core.rows import Corpus, TokenRows
+from fedsim.core.rows import Corpus, Rows
 from fedsim.core.scenario import Lora
 from fedsim.models.lora import Cohort, CohortLinear, Running
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows ready for a forward pass: n rows of t tokens."""
+    """Texts ready for a forward pass: n rows of t tokens."""
 
     input_ids: Tensor  # (n, t) int64
     attention_mask: Tensor  # (n, t) int64, 1 for a token
@@ -35,7 +35,10 @@ class Batch:
 
 
 class CohortModel(ABC):
-    """A frozen model in memory whose adapted layers hold a bank axis."""
+    """A frozen model in memory whose adapted layers hold a bank axis.
+
+    ``rows`` are what the model's own ``BaseModel.encode`` returned; a batch is between ``batch`` and ``row_losses``.
+    """
 
     def __init__(self, network: nn.Module, running: Running) -> None:
         self.network, self.running = network, running
@@ -43,21 +46,21 @@ class CohortModel(ABC):
 
     @abstractmethod
     def new_adapter(self, seed: int) -> AdapterState:
-        """Initial values by PEFT for this model and LoRA configuration."""
+        """Initial values, drawn from ``seed``, for this model and LoRA configuration."""
 
     @abstractmethod
-    def batch(self, rows: TokenRows, indices: np.ndarray) -> Batch:
-        """Pad rows into one batch."""
+    def batch(self, rows: Any, indices: np.ndarray) -> Any:
+        """These rows, ready for a forward pass."""
 
     @abstractmethod
-    def row_losses(self, batch: Batch) -> Tensor:
-        """(n,) each row's own mean loss over its answer tokens, never a mean over the batch.
+    def row_losses(self, batch: Any) -> Tensor:
+        """(n,) each row's own mean loss (of a text: over its answer tokens), never a mean over the batch.
 
         A batch mean would make one row's gradient depend on the others, and clipping would bound nothing.
         """
 
     @abstractmethod
-    def label_scores(self, rows: TokenRows, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+    def label_scores(self, rows: Any, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """((n, labels) length-normalised log-likelihood of each label, (n,) loss of the true answer), float64.
 
         For free text there are no labels: (n, 0).
@@ -90,8 +93,8 @@ class BaseModel(ABC):
         self.config = config
 
     @abstractmethod
-    def encode(self, corpus: Corpus) -> TokenRows:
-        """Tokenise every row once. ModelError when the tokenizer cannot be loaded."""
+    def encode(self, corpus: Corpus) -> Rows:
+        """Tokenise every row once. ModelError when the tokenizer cannot be loaded or the rows are of another kind."""
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -103,7 +106,7 @@ class BaseModel(ABC):
 
     @abstractmethod
     def export(self, folder: Path, adapter: AdapterState, frozen: Sequence[AdapterState], lora: Lora) -> None:
-        """Write the adapter as a folder that ``PeftModel.from_pretrained`` loads."""
+        """Write the adapter as a folder; that of a language model is one that ``PeftModel.from_pretrained`` loads."""
 
 
 @contextmanager

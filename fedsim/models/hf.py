@@ -83,6 +83,8 @@ class HuggingFace(BaseModel):
         return digest.hexdigest()
 
     def encode(self, corpus: Corpus) -> TokenRows:
+        if corpus.images is not None:
+            raise ModelError(f"model {self.source!r} reads text, but the data are images; use model kind resnet")
         tokenizer = self._tokenizer()
         limit = int(min(self.config.max_length, tokenizer.model_max_length))
         if self.config.task == "sequence_classification":

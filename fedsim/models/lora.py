@@ -33,6 +33,13 @@ class Cohort:
         leaf = self.leaves.get(name)
         return leaf if leaf is None or self.index is None else leaf.index_select(0, self.index)
 
+    def need(self, name: str) -> Tensor:
+        """``take`` of a tensor that the network cannot do without."""
+        tensor = self.take(name)
+        if tensor is None:
+            raise RuntimeError(f"the adapter has no tensor {name!r}")
+        return tensor
+
     def row_scaling(self) -> Tensor:
         """(n or 1, 1, 1)"""
         scaling = self.scaling if self.index is None else self.scaling.index_select(0, self.index)
@@ -71,10 +78,7 @@ class CohortLinear(nn.Module):
     def _trained(self, x: Tensor) -> Tensor:
         """(n, t, d_in) -> (n, t, d_out)"""
         cohort = self.running.required()
-        a, b = cohort.take(f"{self.name}.A"), cohort.take(f"{self.name}.B")
-        if a is None or b is None:
-            raise RuntimeError(f"the adapter has no tensors for {self.name}")
-        r = cohort.take(f"{self.name}.R")
+        a, b, r = cohort.need(f"{self.name}.A"), cohort.need(f"{self.name}.B"), cohort.take(f"{self.name}.R")
         hidden = torch.matmul(x, a.transpose(1, 2))  # (n, t, r)
         if r is not None:
             hidden = torch.matmul(hidden, r.transpose(1, 2))
@@ -90,9 +94,7 @@ class CohortDense(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         cohort = self.running.required()
-        weight, bias = cohort.take(f"head.{self.name}.weight"), cohort.take(f"head.{self.name}.bias")
-        if weight is None:
-            raise RuntimeError(f"the adapter has no weight for the head {self.name}")
+        weight, bias = cohort.need(f"head.{self.name}.weight"), cohort.take(f"head.{self.name}.bias")
         flat = x.to(torch.float32).reshape(x.shape[0], -1, x.shape[-1])  # (n, t, d_in)
         out = torch.matmul(flat, weight.transpose(1, 2))
         if bias is not None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fedsim.core.rows import TokenRows
+from fedsim.core.rows import Rows
 from fedsim.core.scenario import Lora
 from fedsim.models.base import BaseModel
 from fedsim.train.trainer import LocalTraining, Trainer
@@ -18,7 +18,7 @@ class TrainerFactory:
 
     model: BaseModel
     lora: Lora
-    rows: TokenRows
+    rows: Rows
     num_labels: int
     local: LocalTraining
     threads: int

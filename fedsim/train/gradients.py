@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fedsim.core.errors import ModelError
-from fedsim.core.rows import TokenRows
+from fedsim.core.rows import Rows
 from fedsim.models.base import CohortModel
 from fedsim.models.lora import Cohort
 from fedsim.privacy.base import Mechanism
@@ -47,9 +47,7 @@ def physical_batches(batches: Sequence[np.ndarray], max_rows: int) -> list[tuple
 class Gradients:
     """Sums of row gradients per bank for a cohort in training."""
 
-    def __init__(
-        self, model: CohortModel, rows: TokenRows, state: CohortState, mechanisms: Sequence[Mechanism]
-    ) -> None:
+    def __init__(self, model: CohortModel, rows: Rows, state: CohortState, mechanisms: Sequence[Mechanism]) -> None:
         self.model, self.rows, self.state, self.mechanisms = model, rows, state, mechanisms
         self.per_row = any(mechanism.per_row for mechanism in mechanisms)
 

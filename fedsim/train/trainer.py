@@ -20,7 +20,7 @@ from torch import Tensor
 from fedsim.core import seeds
 from fedsim.core.adapter import AdapterState, Tensors
 from fedsim.core.messages import TrainJob
-from fedsim.core.rows import BankRows, TokenRows
+from fedsim.core.rows import BankRows, Rows
 from fedsim.core.scenario import Train
 from fedsim.models.base import CohortModel
 from fedsim.models.lora import Cohort
@@ -48,7 +48,7 @@ class LocalTraining:
 class Trainer:
     """Plays banks on one model. Needs no Ray, no driver and no files."""
 
-    def __init__(self, model: CohortModel, rows: TokenRows, local: LocalTraining) -> None:
+    def __init__(self, model: CohortModel, rows: Rows, local: LocalTraining) -> None:
         self.model, self.rows, self.local = model, rows, local
         self.checked = False
 
@@ -169,19 +169,15 @@ class Trainer:
                 part_scores, part_losses = self.model.label_scores(self.rows, part)
                 scores.append(part_scores)
                 losses.append(part_losses)
-        order = np.argsort(np.argsort(self._lengths(job.rows), kind="stable"), kind="stable")
+        order = np.argsort(np.argsort(self.rows.lengths(job.rows), kind="stable"), kind="stable")
         num_labels = len(scores[0][0]) if scores else 0
         log_probs = torch.cat(scores).numpy()[order] if scores else np.zeros((0, num_labels))
         nll = torch.cat(losses).numpy()[order] if losses else np.zeros(0)
         return Scores(rows=job.rows, labels=self.rows.labels[job.rows], log_probs=log_probs, nll=nll)
 
-    def _lengths(self, indices: np.ndarray) -> np.ndarray:
-        lengths: np.ndarray = self.rows.offsets[indices + 1] - self.rows.offsets[indices]
-        return lengths
-
     def _by_length(self, indices: np.ndarray) -> Iterator[np.ndarray]:
         """Rows of similar length together, so that little is padded; at most ``max_rows`` at a time."""
-        ordered = indices[np.argsort(self._lengths(indices), kind="stable")]
+        ordered = indices[np.argsort(self.rows.lengths(indices), kind="stable")]
         size = self.local.train.max_rows
         for start in range(0, len(ordered), size):
             yield ordered[start : start + size]
