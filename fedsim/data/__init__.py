@@ -5,8 +5,11 @@
 
 from fedsim.core.registry import Registry
 from fedsim.data.base import Partitioner, Source
+from fedsim.data.digits import Digits
 from fedsim.data.hub import Hub
+from fedsim.data.image_folder import ImageFolder
 from fedsim.data.jsonl import JsonLines
+from fedsim.data.npz import Npz
 from fedsim.data.partitioners.by_column import ByColumn
 from fedsim.data.partitioners.by_length import ByLength
 from fedsim.data.partitioners.by_time import ByTime
@@ -30,8 +33,11 @@ SOURCES: Registry[Source] = Registry(
     "data source",
     Source,  # type: ignore[type-abstract]
     {
+        "digits": Digits,
         "hub": Hub,
+        "image_folder": ImageFolder,
         "jsonl": JsonLines,
+        "npz": Npz,
         "table": Table,
     },
 )

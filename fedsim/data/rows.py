@@ -10,6 +10,7 @@ test     which rows are test rows: by a column, or a fraction by a seeded hash o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
@@ -20,7 +21,7 @@ from fedsim.core.errors import DataError
 from fedsim.core.registry import Config
 from fedsim.core.rows import Corpus
 from fedsim.data.columns import encode, missing_column, plain
-from fedsim.data.fields import Fields, find_fields
+from fedsim.data.fields import find_fields
 from fedsim.data.files import RawRows
 from fedsim.data.text import Template, is_missing, python_values
 
@@ -47,35 +48,18 @@ class HeldOut(Config):
         return self
 
 
-class RowsConfig(Config):
-    """Knobs of every source that reads rows from files."""
+class LabelsConfig(Config):
+    """Knobs of every source that reads labelled rows from files."""
 
-    text: str | None = Field(
-        default=None, description="Prompt template: columns in braces, '{amount:,.0f}' with a format."
-    )
-    missing: str = Field(default="unknown", description="The word for a missing value in the prompt.")
-    label: str | None = Field(default=None, min_length=1, description="The column with the label.")
     labels: dict[Value, Word] | tuple[Word, ...] | None = Field(
         default=None,
         description="Value in the file -> answer word, or the words themselves; the last of two is positive.",
     )
-    answer: str | None = Field(
-        default=None, min_length=1, description="The column with the answer, where it is free text."
-    )
     test: HeldOut | None = Field(default=None, description="Which rows are test rows; none if not given.")
     max_rows: int | None = Field(default=None, ge=1, description="Use this many rows, chosen at random by the seed.")
 
-    @field_validator("text")
-    @classmethod
-    def _parses(cls, text: str | None) -> str | None:
-        if text is not None:
-            Template.parse(text)
-        return text
-
     @model_validator(mode="after")
-    def _consistent(self) -> RowsConfig:
-        if self.answer is not None and (self.label is not None or self.labels is not None):
-            raise ValueError("give either label (and labels) or answer, not both")
+    def _distinct(self) -> LabelsConfig:
         if self.labels is not None:
             keys = [plain(key) for key in self.labels]
             if len(set(keys)) < len(keys):
@@ -96,18 +80,46 @@ class RowsConfig(Config):
         return {plain(key): word for key, word in pairs}
 
 
+class RowsConfig(LabelsConfig):
+    """Knobs of every source that reads texts from files."""
+
+    text: str | None = Field(
+        default=None, description="Prompt template: columns in braces, '{amount:,.0f}' with a format."
+    )
+    missing: str = Field(default="unknown", description="The word for a missing value in the prompt.")
+    label: str | None = Field(default=None, min_length=1, description="The column with the label.")
+    answer: str | None = Field(
+        default=None, min_length=1, description="The column with the answer, where it is free text."
+    )
+
+    @field_validator("text")
+    @classmethod
+    def _parses(cls, text: str | None) -> str | None:
+        if text is not None:
+            Template.parse(text)
+        return text
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RowsConfig:
+        if self.answer is not None and (self.label is not None or self.labels is not None):
+            raise ValueError("give either label (and labels) or answer, not both")
+        return self
+
+
 def to_corpus(raw: RawRows, config: RowsConfig, seed: int) -> Corpus:
     """Raw rows as prompts and answers. DataError for missing columns, labels outside the set, rows without text."""
     if not len(raw.frame):
         raise DataError(f"{raw.name}: has no rows")
     fields = find_fields(raw, config.text, config.label or config.answer)
-    _check_columns(raw, fields, config)
-    test = _test_rows(raw, config.test, seed)
-    words, labels = _labels(raw, config, fields)
-    if config.max_rows is not None and config.max_rows < len(labels):
-        chosen = seeds.rng(seed, "max_rows").choice(len(labels), config.max_rows, replace=False)
-        chosen.sort()
-        raw, test, labels = raw.take(chosen), test[chosen], labels[chosen]
+    wanted = [(name, "the text") for name in fields.template.columns]
+    check_columns(raw, [*wanted, (fields.answer, "the answer" if config.label is None else "the label")], config.test)
+    test = test_rows(raw, config.test, seed)
+    if config.answer is not None or (config.label is None and config.labels is None and not fields.answer_is_label):
+        words: tuple[str, ...] = ()
+        labels = np.full(len(raw.frame), -1, dtype=np.int64)
+    else:
+        words, labels = labels_of(raw, fields.answer, config)
+    raw, labels, test = at_most(config.max_rows, raw, labels, test, seed)
     answers = tuple(words[index] for index in labels.tolist()) if words else _free_text(raw, fields.answer)
     columns = {str(name): raw.frame[name].to_numpy() for name in raw.frame.columns}
     if words:
@@ -115,30 +127,36 @@ def to_corpus(raw: RawRows, config: RowsConfig, seed: int) -> Corpus:
     return Corpus(tuple(fields.render(raw, config.missing)), answers, labels, words, test, columns)
 
 
-def _check_columns(raw: RawRows, fields: Fields, config: RowsConfig) -> None:
+def check_columns(raw: RawRows, wanted: Sequence[tuple[str, str]], test: HeldOut | None) -> None:
+    """DataError when one of the (column, purpose) pairs, or the column that ``test`` names, is not there."""
     known = [str(name) for name in raw.frame.columns]
-    wanted = [(name, "the text") for name in fields.template.columns]
-    wanted.append((fields.answer, "the answer" if config.label is None else "the label"))
-    if config.test is not None and config.test.column is not None:
-        wanted.append((config.test.column, "test"))
+    wanted = [*wanted, (test.column, "test")] if test is not None and test.column is not None else wanted
     absent = [missing_column(name, purpose, known) for name, purpose in wanted if name not in known]
     if absent:
         more = f" And {len(absent) - 1} more columns are missing." if len(absent) > 1 else ""
         raise DataError(f"{raw.name}: {absent[0]}.{more}")
 
 
-def _labels(raw: RawRows, config: RowsConfig, fields: Fields) -> tuple[tuple[str, ...], np.ndarray]:
-    """(label words, (n,) int64 index), or ((), all -1) where the answer is free text."""
-    if config.answer is not None or (config.label is None and config.labels is None and not fields.answer_is_label):
-        return (), np.full(len(raw.frame), -1, dtype=np.int64)
-    values = raw.frame[fields.answer]
+def at_most(
+    max_rows: int | None, raw: RawRows, labels: np.ndarray, test: np.ndarray, seed: int
+) -> tuple[RawRows, np.ndarray, np.ndarray]:
+    """(raw, labels, test) of ``max_rows`` rows, chosen at random and kept in order; of all rows for None."""
+    if max_rows is None or max_rows >= len(labels):
+        return raw, labels, test
+    chosen = seeds.rng(seed, "max_rows").choice(len(labels), max_rows, replace=False)
+    chosen.sort()
+    return raw.take(chosen), labels[chosen], test[chosen]
+
+
+def labels_of(raw: RawRows, column: str, config: LabelsConfig) -> tuple[tuple[str, ...], np.ndarray]:
+    """(label words, (n,) int64 index). DataError for values outside the set, or too many to be labels."""
     try:
-        found, codes = encode(values.to_numpy())
+        found, codes = encode(raw.frame[column].to_numpy())
     except TypeError as error:
-        raise DataError(f"{raw.name}: column {fields.answer!r} holds lists or objects, not labels") from error
+        raise DataError(f"{raw.name}: column {column!r} holds lists or objects, not labels") from error
     if config.labels is None and not 2 <= len(found) <= MAX_FOUND_LABELS:
         raise DataError(
-            f"{raw.name}: column {fields.answer!r} has {len(found)} different values, so it is no label as it stands; "
+            f"{raw.name}: column {column!r} has {len(found)} different values, so it is no label as it stands; "
             "list its values under labels, or name it as answer if it is free text"
         )
     word_of = config.word_of() or {name: name for name in found}
@@ -146,7 +164,7 @@ def _labels(raw: RawRows, config: RowsConfig, fields: Fields) -> tuple[tuple[str
     position = {word: index for index, word in enumerate(words)}
     table = np.array([*(position[word_of[name]] if name in word_of else -1 for name in found), -1], dtype=np.int64)
     labels = table[codes]
-    _refuse(raw, fields.answer, labels < 0, f"expected one of {_listing(list(word_of))}")
+    _refuse(raw, column, labels < 0, f"expected one of {_listing(list(word_of))}")
     return words, labels
 
 
@@ -155,7 +173,8 @@ def _free_text(raw: RawRows, column: str) -> tuple[str, ...]:
     return tuple(str(value) for value in python_values(raw.frame[column]))
 
 
-def _test_rows(raw: RawRows, test: HeldOut | None, seed: int) -> np.ndarray:
+def test_rows(raw: RawRows, test: HeldOut | None, seed: int) -> np.ndarray:
+    """(n,) bool. DataError when the value is not there, or when no row is left for training."""
     if test is None:
         return np.zeros(len(raw.frame), dtype=bool)
     if test.fraction is not None:
