@@ -132,6 +132,8 @@ class HuggingFace(BaseModel):
         dtype = getattr(torch, self.config.dtype)
         tokenizer = self._tokenizer()
         arguments = self._arguments() | ({} if causal else {"num_labels": num_labels})
+        if device == "cpu" and dtype == torch.bfloat16:
+            arguments["attn_implementation"] = "eager"  # torch's fused backward takes 40 % of a step here
         with as_model_errors(self.source):
             network = loader.from_pretrained(
                 self.source,

@@ -59,7 +59,7 @@ def test_a_folder_without_weights(folder, tmp_path) -> None:
     for file in folder.iterdir():
         if file.suffix != ".safetensors":
             shutil.copy(file, tmp_path)
-    with pytest.raises(ModelError, match="has no \\*.safetensors weights"):
+    with pytest.raises(ModelError, match=r"has no \*\.safetensors weights"):
         hf(tmp_path).load(Lora(target_modules=["q_proj"]), 2)
 
 

@@ -1,0 +1,198 @@
+"""From a scenario to everything a run needs: rows, banks, tokens, a plan, and a way to make trainers.
+
+All that a user can get wrong in data and model fails here, before Ray starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from fedsim.codecs import Codec, pipeline
+from fedsim.core import seeds
+from fedsim.core.errors import DataError, PrivacyConfigError, Problem
+from fedsim.core.messages import BankInfo
+from fedsim.core.metrics import metric_names
+from fedsim.core.rows import BankRows, Corpus, Rows
+from fedsim.core.scenario import Plugin, Scenario
+from fedsim.data import PARTITIONERS, SOURCES, split_banks
+from fedsim.engine.actor import ClientActor
+from fedsim.engine.plan import Evaluation, Plan
+from fedsim.engine.resources import Actors
+from fedsim.models import MODELS, BaseModel
+from fedsim.models.cache import encode
+from fedsim.privacy import MECHANISMS, BankPlan, Ledger, Mechanism, describe
+from fedsim.strategies import STRATEGIES, LocalRule, Strategy
+from fedsim.train.factory import TrainerFactory
+from fedsim.train.metrics import metrics
+from fedsim.train.sampling import steps_of
+from fedsim.train.trainer import LocalTraining
+from fedsim.train.values import Scores
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a scenario's data and model entries become; the baselines of a run share it."""
+
+    corpus: Corpus
+    banks: tuple[BankRows, ...]
+    model: BaseModel
+    rows: Rows
+
+    @property
+    def num_labels(self) -> int:
+        return len(self.corpus.label_words)
+
+
+def prepare(scenario: Scenario) -> Material:
+    """Read, split and tokenise. DataError and ModelError say what to change."""
+    corpus = SOURCES.create(scenario.data.kind, scenario.data.knobs).load(scenario.seed)
+    partitioner = PARTITIONERS.create(scenario.partition.kind, scenario.partition.knobs)
+    banks = split_banks(corpus, partitioner, scenario.seed)
+    if not any(len(bank.test) for bank in banks):
+        raise DataError("no bank has a test row; add data.test, e.g. test: {fraction: 0.2}")
+    model = MODELS.create(scenario.model.kind, scenario.model.knobs)
+    return Material(corpus, banks, model, encode(model, corpus))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, ready to start: the driver's plan, and what makes a client actor."""
+
+    plan: Plan
+    make_client: ClientFactory
+    actors: Actors
+
+    @property
+    def cohort(self) -> int:
+        """Banks in one round."""
+        return max(1, round(self.plan.client_fraction * len(self.plan.banks)))
+
+
+@dataclass(frozen=True)
+class ClientFactory:
+    """Makes the actor where it is called: the base model is loaded there."""
+
+    make_trainer: TrainerFactory
+    rule: LocalRule
+    upload: Codec
+
+    def __call__(self) -> ClientActor:
+        return ClientActor(self.make_trainer, self.rule, self.upload)
+
+
+def make_job(scenario: Scenario, material: Material, run_dir: str) -> Job:
+    """The plan of a scenario, or of one of its baselines."""
+    strategy: Strategy = STRATEGIES.create(scenario.strategy.kind, scenario.strategy.knobs)
+    banks = training_banks(scenario, material.banks)
+    num_rounds = 0 if scenario.strategy.kind == "zero_shot" else scenario.num_rounds
+    mechanisms = make_mechanisms(scenario.privacy, bank_plans(scenario, banks, len(material.banks)))
+    terms = next(iter(mechanisms.values())).terms
+    capped = scenario.privacy.knobs.get("noise_multiplier") is not None and terms is not None
+    rule, upload = strategy.rule(), codec(strategy, scenario.upload)
+    evaluate = test_rows(scenario, banks)
+    plan = Plan(
+        name=scenario.name,
+        run_dir=run_dir,
+        seed=scenario.seed,
+        num_rounds=num_rounds,
+        client_fraction=scenario.client_fraction,
+        strategy=strategy,
+        rule=rule,
+        download=codec(strategy, scenario.download),
+        upload=upload,
+        banks=evaluate,
+        infos=tuple(bank_info(scenario, number, bank) for number, bank in enumerate(banks)),
+        mechanisms=mechanisms,
+        ledger=partial(Ledger, terms.dp_delta, terms.accountant) if terms else partial(Ledger, 0.0),
+        dp_cap=terms.dp_epsilon if capped and terms else None,
+        evaluation=Evaluation(
+            every=scenario.evaluate.every,
+            metrics=Measure(material.num_labels, scenario.evaluate.metrics),
+            per_bank=scenario.evaluate.per_bank,
+        ),
+        notes=tuple(describe(list(mechanisms.values()))) if num_rounds else (),
+    )
+    local = LocalTraining(rule, scenario.train, num_rounds, {bank.name: bank for bank in banks}, mechanisms)
+    resources = scenario.resources
+    trainer = TrainerFactory(
+        model=material.model,
+        lora=scenario.lora,
+        rows=material.rows,
+        num_labels=material.num_labels,
+        local=local,
+        threads=max(1, int(resources.cpus_per_client)),
+    )
+    actors = Actors(
+        num_actors=resources.num_actors,
+        cpus=resources.cpus_per_client,
+        gpus=resources.gpus_per_client,
+        banks_per_actor=resources.banks_per_actor,
+    )
+    return Job(plan, ClientFactory(trainer, rule, upload), actors)
+
+
+def training_banks(scenario: Scenario, banks: tuple[BankRows, ...]) -> tuple[BankRows, ...]:
+    """The banks that train: pooled training has one, which holds all rows."""
+    if scenario.strategy.kind != "pooled":
+        return banks
+    train, test = (np.sort(np.concatenate([getattr(bank, part) for bank in banks])) for part in ("train", "test"))
+    return (BankRows("pooled", train, test),)
+
+
+def bank_plans(scenario: Scenario, banks: tuple[BankRows, ...], num_banks: int) -> list[BankPlan]:
+    """Every bank's sampling. An expected batch is never larger than the bank; a pooled one is a whole round's."""
+    train, plans = scenario.train, []
+    times = max(1, round(scenario.client_fraction * num_banks)) if scenario.strategy.kind == "pooled" else 1
+    for bank in banks:
+        rate = train.sample_rate or 0.0
+        size = rate * bank.num_examples if train.batch_size is None else train.batch_size * times
+        size = min(size, bank.num_examples)
+        steps = steps_of(train.local_steps, train.local_epochs, bank.num_examples, size)
+        plans.append(BankPlan(bank.name, bank.num_examples, size, steps, scenario.num_rounds))
+    return plans
+
+
+def make_mechanisms(privacy: Plugin, plans: list[BankPlan]) -> dict[str, Mechanism]:
+    """One mechanism per bank. PrivacyConfigError when the terms contradict the banks' sizes."""
+    cls = MECHANISMS[privacy.kind]
+    config = MECHANISMS.config(privacy.kind).model_validate(privacy.knobs)
+    problems = cls.problems(config, plans)
+    if problems:
+        raise PrivacyConfigError(Problem(where="", key="privacy", message=message) for message in problems)
+    return {plan.name: cls(config, plan) for plan in plans}
+
+
+def bank_info(scenario: Scenario, number: int, bank: BankRows) -> BankInfo:
+    rank = scenario.lora.rank_of(number)
+    return BankInfo(bank.name, bank.num_examples, rank, scenario.lora.scaling(rank))
+
+
+def codec(strategy: Strategy, chain: tuple[Plugin, ...]) -> Codec:
+    """The scenario's chain, or the method's own."""
+    return pipeline([(stage.kind, stage.knobs) for stage in chain] or [(kind, {}) for kind in strategy.codecs])
+
+
+def test_rows(scenario: Scenario, banks: tuple[BankRows, ...]) -> tuple[BankRows, ...]:
+    """The banks with at most ``evaluate.max_rows`` test rows in all, drawn once for the run."""
+    limit = scenario.evaluate.max_rows
+    everyone = np.concatenate([bank.test for bank in banks])
+    if limit is None or len(everyone) <= limit:
+        return banks
+    chosen = seeds.rng(scenario.seed, "evaluate").choice(everyone, limit, replace=False)
+    return tuple(BankRows(bank.name, bank.train, bank.test[np.isin(bank.test, chosen)]) for bank in banks)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Scores to the scenario's metrics; picklable."""
+
+    num_labels: int
+    names: tuple[str, ...] | None
+
+    def __call__(self, scores: Scores) -> Mapping[str, float]:
+        names = self.names or metric_names(self.num_labels)
+        return metrics(scores, self.num_labels, [name for name in names if name in metric_names(self.num_labels)])
