@@ -1,0 +1,84 @@
+"""The run directory: what a run leaves behind, readable without fedsim.
+
+    scenario.yaml      the scenario as it was resolved; ``fedsim run`` takes it as it is
+    environment.json   versions, machine, seed, commit
+    rounds.jsonl       one line per round, written when the round is over
+    banks.jsonl        one line per bank and round
+    summary.json       the object that ``fedsim run --format json`` prints; there once the run has ended
+    adapters/global/   the trained adapter as a PEFT folder
+
+A crash leaves whole lines and whole files. NaN and infinity (an AUC of one class, epsilon without noise) are null.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import quote
+
+from fedsim.core.errors import CheckpointError
+from fedsim.core.events import RoundRow
+from fedsim.records.files import append_lines, to_json, write_atomically, write_folder
+
+SCHEMA_VERSION = 1  # of a line in rounds.jsonl and banks.jsonl
+RUNS = Path("results/runs")
+
+
+def run_folder(name: str, digest: str, now: datetime, runs: Path = RUNS) -> Path:
+    """Where a run goes unless told otherwise: ``<runs>/<name>-<UTC time>-<first 8 digits of the digest>``."""
+    return runs / f"{name}-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{digest[:8]}"
+
+
+class RunRecord:
+    """Writes one run directory. Every method raises CheckpointError when the disk refuses."""
+
+    def __init__(self, folder: Path) -> None:
+        """``folder`` must be new or empty: a run never mixes with another's files."""
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            used = any(folder.iterdir())
+        except OSError as error:
+            raise CheckpointError(f"cannot make run directory {folder}: {error.strerror}; choose another") from error
+        if used:
+            raise CheckpointError(f"run directory {folder} is not empty; choose another or remove it")
+
+    def begin(self, scenario: Mapping[str, object], environment: Mapping[str, object]) -> None:
+        """Write what is known before the first round. ``scenario`` is plain data: mappings, lists, text, numbers."""
+        write_atomically(self.folder / "scenario.yaml", _yaml(scenario))
+        write_atomically(self.folder / "environment.json", to_json(environment, indent=2) + "\n")
+        for name in ("rounds.jsonl", "banks.jsonl"):
+            write_atomically(self.folder / name, "")
+
+    def add_round(self, row: RoundRow) -> None:
+        """Append a finished round: its banks first, so that a round that is listed has all its banks."""
+        version = {"schema_version": SCHEMA_VERSION}
+        append_lines(self.folder / "banks.jsonl", [version | asdict(bank) for bank in row.banks])
+        values = {name: value for name, value in asdict(row).items() if name != "banks"}
+        append_lines(self.folder / "rounds.jsonl", [version | values])
+
+    def add_adapter(self, export: Callable[[Path], None], name: str = "global") -> None:
+        """Let ``export`` write a PEFT folder; it appears under ``adapters/`` when it is complete.
+
+        A bank's name may hold what a folder's may not: such characters are percent-encoded.
+        """
+        write_folder(self.folder / "adapters" / quote(name, safe=" ").replace(".", "%2E"), export)
+
+    def finish(self, summary: Mapping[str, object]) -> None:
+        """Write the summary: from here on the run counts as ended."""
+        write_atomically(self.folder / "summary.json", to_json(summary, indent=2) + "\n")
+
+
+def _yaml(values: Mapping[str, object]) -> str:
+    """YAML 1.2 in the order given, without the anchors that a scenario may not hold."""
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.width = 120
+    stream = io.StringIO()
+    yaml.dump(json.loads(json.dumps(values, allow_nan=False)), stream)  # a copy in which no object occurs twice
+    return stream.getvalue()
