@@ -1,3 +1,70 @@
-"""fedsim: federated fine-tuning of language models across banks, simulated."""
+"""fedsim: federated LoRA fine-tuning of language models across banks, simulated on Ray.
+
+    run = fedsim.run("scenarios/quickstart.yaml")
+    run.metrics          # the global model on everyone's test rows
+    run.banks            # a pandas table: one row per bank and round
+
+Names are imported when they are used, so that ``import fedsim`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedsim.build.load import load_scenario
+    from fedsim.codecs import Codec
+    from fedsim.core.adapter import AdapterState
+    from fedsim.data import Partitioner
+    from fedsim.privacy import Mechanism
+    from fedsim.records.run import Run
+    from fedsim.strategies import LocalRule, Strategy
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "AdapterState": "fedsim.core.adapter",
+    "Codec": "fedsim.codecs",
+    "LocalRule": "fedsim.strategies",
+    "Mechanism": "fedsim.privacy",
+    "Partitioner": "fedsim.data",
+    "Run": "fedsim.records.run",
+    "Strategy": "fedsim.strategies",
+    "load_scenario": "fedsim.build.load",
+}
+
+__all__ = [
+    "AdapterState",
+    "Codec",
+    "LocalRule",
+    "Mechanism",
+    "Partitioner",
+    "Run",
+    "Strategy",
+    "load_scenario",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fedsim' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def run(path: str | Path, overrides: Iterable[str] = (), out: str | Path | None = None, inline: bool = False) -> Run:
+    """Run a scenario file and return its results; what ``fedsim run`` does, without showing anything.
+
+    ``overrides`` are ``key=value`` as after ``--set``; ``out`` is the run directory (default: a new one in
+    results/runs); ``inline`` trains in this process without Ray. Raises the errors of ``fedsim.core.errors``.
+    """
+    from fedsim.build.run import run as events_of
+    from fedsim.core.events import Finished
+    from fedsim.records.run import Run
+
+    events = events_of(path, tuple(overrides), None if out is None else Path(out), inline)
+    finished = next(event for event in events if isinstance(event, Finished))
+    return Run(str(finished.summary["run_dir"]))

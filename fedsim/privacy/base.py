@@ -58,6 +58,8 @@ class BankPlan:
 
 
 class Mechanism(ABC):
+    """How one bank protects its rows while it trains."""
+
     Config: ClassVar[type] = NoKnobs
     per_row: ClassVar[bool] = False  # True: the loop must form one gradient per row
 
