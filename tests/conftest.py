@@ -27,5 +27,6 @@ def ray_session() -> Iterator[Actors]:
     root = Path(__file__).resolve().parents[1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]))
-        with Cluster(Actors(num_actors=2, cpus=0.25), cohort=2) as cluster:
-            yield cluster.wait()
+        wanted = Actors(num_actors=2, cpus=0.25)
+        with Cluster(wanted, cohort=2) as cluster:
+            yield cluster.wait(wanted, cohort=2)

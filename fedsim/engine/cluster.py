@@ -27,14 +27,13 @@ from fedsim.engine.resources import Actors, Node, place, this_machine
 
 
 class Cluster:
-    """``with Cluster(actors, cohort) as cluster: actors = cluster.wait()``.
+    """``with Cluster(actors, cohort) as cluster: placed = cluster.wait(actors, cohort)``.
 
     ResourceError when ``actors`` cannot be placed: for a private session before any process starts. ``cohort`` is the
     number of banks in one round. ``address`` overrides RAY_ADDRESS.
     """
 
     def __init__(self, actors: Actors, cohort: int, address: str | None = None) -> None:
-        self._wanted, self._cohort = actors, cohort
         self._address = address or os.environ.get("RAY_ADDRESS") or "local"
         self._joined = "ray" in sys.modules and sys.modules["ray"].is_initialized()
         self._error: Exception | None = None
@@ -46,15 +45,15 @@ class Cluster:
                 "use `ray job submit`, or run on a node of the cluster"
             )
         if self._address == "local" and not self._joined:
-            here = this_machine()
+            here = this_machine(count_gpus=actors.gpus > 0)
             place(actors, cohort, [here])
             self._options = _private_session(here)
         else:
             self._options = {"address": self._address, "log_to_driver": False, "logging_level": logging.CRITICAL}
         self._thread.start()
 
-    def wait(self) -> Actors:
-        """The actors as the cluster can hold them, once it is up."""
+    def wait(self, actors: Actors, cohort: int) -> Actors:
+        """The actors as the cluster can hold them, once it is up. May be asked again for another run."""
         self._up.wait()
         if self._error is not None:
             raise ResourceError(f"Ray did not start or cannot be reached at {self._address!r}: {self._error}")
@@ -62,7 +61,7 @@ class Cluster:
 
         alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         nodes = [Node(found.get("CPU", 0.0), found.get("GPU", 0.0)) for found in alive]
-        return place(self._wanted, self._cohort, nodes)
+        return place(actors, cohort, nodes)
 
     def close(self) -> None:
         """End a session that was started here, with every process of it. Safe to call twice."""

@@ -95,10 +95,13 @@ class RayPool:
     def ready(self) -> None:
         """Return when every actor is up and has loaded the base model. ResourceError when one cannot be placed."""
         self._require_placed(self._slots)
-        try:
-            ray.get(self._loads)
-        except RayError as error:
-            raise as_fedsim_error(error, "loading the base model") from error
+        for load in self._loads:
+            try:
+                ray.get(load)
+            except RayTaskError as error:
+                raise as_fedsim_error(error, "loading the base model") from error
+            except RayError:  # a dead slot: the first call that it is given rebuilds it
+                continue
 
     def new_adapter(self, seed: int) -> AdapterState:
         calls = [_Call("drawing the initial adapter", "new_adapter", (seed,))]

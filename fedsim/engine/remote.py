@@ -24,11 +24,15 @@ if TYPE_CHECKING:
 class _DriverProcess:
     def __init__(self, boxed: list[Any], actors: Actors) -> None:
         make_client, self._plan = boxed
+        self._threads = actors.threads
         self._pool = RayPool(make_client, actors)  # they start while this process imports torch
 
     def run(self) -> Iterator[Event]:
+        import torch
+
         from fedsim.engine.driver import Driver
 
+        torch.set_num_threads(self._threads)  # Ray's default follows the CPUs that an actor reserves: none for this one
         try:
             yield from Driver(ray.get(self._plan), self._pool).run()
         finally:

@@ -27,6 +27,11 @@ class Actors:
     gpus: float = 0.0
     banks_per_actor: int | Literal["auto"] = "auto"
 
+    @property
+    def threads(self) -> int:
+        """Torch threads of a trainer and of the driver, wherever they run: part of the result, as rounding follows."""
+        return max(1, int(self.cpus))
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -46,8 +51,10 @@ class Node:
         return int(min(by_cpu, by_gpu, 100_000))
 
 
-def this_machine() -> Node:
-    """CPUs that this process may use (affinity and container limit) and CUDA devices that it sees."""
+def this_machine(count_gpus: bool) -> Node:
+    """CPUs that this process may use (affinity and container limit) and, if asked, CUDA devices that it sees."""
+    if not count_gpus:
+        return Node(cpus=float(usable_cpus()), gpus=0.0)
     import torch
 
     return Node(cpus=float(usable_cpus()), gpus=float(torch.cuda.device_count()))

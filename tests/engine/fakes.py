@@ -226,6 +226,20 @@ class Unloadable:
         return ClientActor(load, LocalRule(), pipeline(()))
 
 
+@dataclass(frozen=True)
+class DiesLoading:
+    """A client whose process dies when it loads the base model for the first time."""
+
+    client: Callable[[], ClientActor]
+    marker: Path
+
+    def __call__(self) -> ClientActor:
+        if not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.client()
+
+
 def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
     """Fails when the condition does not become true in time."""
     end = time.monotonic() + timeout_s

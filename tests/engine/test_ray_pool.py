@@ -126,6 +126,15 @@ def test_a_model_that_cannot_be_loaded_is_reported_as_such(ray_session: Actors) 
         pool.ready()
 
 
+def test_an_actor_that_dies_while_loading_is_replaced(ray_session: Actors, tmp_path: Path) -> None:
+    plan = fakes.plan(num_rounds=0)
+    make_client = ray.put(fakes.DiesLoading(fakes.make_client(plan), tmp_path / "died"))
+    with closing(RayPool(make_client, replace(ray_session, num_actors=1))) as pool:
+        pool.ready()
+        assert (tmp_path / "died").exists()
+        assert fakes.same(pool.new_adapter(plan.seed).tensors, fakes.MakeToy()().new_adapter(plan.seed).tensors)
+
+
 def test_an_abandoned_run_leaves_no_actor(plan: Plan, ray_session: Actors, tmp_path: Path) -> None:
     for bank in fakes.BANKS:
         fakes.plant(tmp_path, 0, bank, "hang")
