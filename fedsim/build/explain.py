@@ -158,7 +158,8 @@ def _remedy(names: Sequence[str], value: Any) -> str:
 def _message(details: Any) -> str:
     kind, context, value = details["type"], details.get("ctx", {}), details["input"]
     if kind == "missing":
-        return f"{details['loc'][-1]!r} is required"
+        name = details["loc"][-1]
+        return f"{name!r} is required" if isinstance(name, str) else f"must have more entries (got {len(value)})"
     if kind == "value_error":
         return str(context["error"])
     if kind == "string_too_short":

@@ -1,7 +1,8 @@
-"""The JSON Schema of a scenario file, for editors: sections, every registered plug-in with its knobs, FinLoRA's names."""
+"""The JSON Schema of scenario files, for editors: sections, every registered plug-in's knobs, FinLoRA's names."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from fedsim.build.families import FAMILIES, Families
@@ -20,9 +21,9 @@ def json_schema(families: Families = FAMILIES) -> Schema:
     del definitions["Plugin"]
     for registry in {id(registry): registry for registry in families.values()}.values():
         kinds = [_kind(registry, kind, definitions) for kind in registry]
-        definitions[registry.family] = {"oneOf": [*kinds, _out_of_tree(registry)]}
+        definitions[_name(registry)] = {"oneOf": [*kinds, _out_of_tree(registry)]}
     for entry, registry in families.items():
-        reference = {"$ref": f"#/$defs/{registry.family}"}
+        reference = {"$ref": f"#/$defs/{_name(registry)}"}
         described = {key: schema["properties"][entry].get(key) for key in ("description", "default")}
         kept = {key: value for key, value in described.items() if value is not None}
         listed = entry in ("upload", "download")
@@ -34,18 +35,22 @@ def json_schema(families: Families = FAMILIES) -> Schema:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "fedsim scenario"}
 
 
+def _name(registry: Registry[Any]) -> str:
+    return registry.family.replace(" ", "_")  # a reference is a URI
+
+
 def _kind(registry: Registry[Any], kind: str, definitions: Schema) -> Schema:
     """The schema of one plug-in entry; what it refers to goes into ``definitions`` under the plug-in's name."""
-    template = f"#/$defs/{registry.family}.{kind}.{{model}}"
-    knobs = registry.config(kind).model_json_schema(ref_template=template)
-    definitions.update({f"{registry.family}.{kind}.{name}": inner for name, inner in knobs.pop("$defs", {}).items()})
-    summary = (registry[kind].__doc__ or "").strip().partition("\n")[0]
+    prefix = f"{_name(registry)}.{kind}"
+    knobs = registry.config(kind).model_json_schema(ref_template=f"#/$defs/{prefix}.{{model}}")
+    definitions.update({f"{prefix}.{name}": inner for name, inner in knobs.pop("$defs", {}).items()})
+    summary = (sys.modules[registry[kind].__module__].__doc__ or "").partition("\n")[0]  # a file is a plug-in
     return {
         "title": kind,
         "description": summary or kind,
         "type": "object",
         "properties": {"kind": {"const": kind}, **knobs.get("properties", {})},
-        "required": ["kind", *(name for name in knobs.get("required", ()))],
+        "required": ["kind", *knobs.get("required", ())],
         "additionalProperties": False,
     }
 

@@ -79,10 +79,12 @@ def _text(path: Path) -> str:
 
 
 def _close_sibling(path: Path) -> Path | None:
-    """A file in the same folder with a similar name."""
+    """A file of the same kind in the same folder with a similar name."""
     try:
-        names = [entry.name for entry in path.parent.iterdir() if entry.is_file()]
+        names = {
+            entry.stem: entry.name for entry in path.parent.iterdir() if entry.suffix in (".yaml", ".yml", ".json")
+        }
     except OSError:
         return None
-    close = get_close_matches(path.name, names, n=1)
-    return path.with_name(close[0]) if close else None
+    close = get_close_matches(path.stem, names, n=1)
+    return path.with_name(names[close[0]]) if close else None

@@ -152,7 +152,7 @@ class _Draft:
     def move(self, old: KeyPath, new: KeyPath) -> None:
         """Give a value its new path. Of two values for one path, --set wins over the file; else it is a problem."""
         value, places = self._take(old)
-        section = self._section(new[:-1], places[()])
+        section = self._section(new, places[()])
         if section is None:
             return  # not a mapping: its own problem, reported by the validation
         if new[-1] in section:
@@ -177,11 +177,12 @@ class _Draft:
         return parent.pop(path[-1]), {(): self.document.where(path), **places}
 
     def _section(self, path: KeyPath, place: str) -> dict[str, Any] | None:
-        """The mapping at a path, created if nothing is there; None if something else is."""
+        """The mapping that holds a path, created if nothing is there; None if something else is."""
         entry: Any = self.data
-        for part in path:
+        for part in path[:-1]:
             if isinstance(entry, dict) and part not in entry:
-                entry[str(part)] = {"kind": DEFAULT_KINDS[str(part)]} if part in DEFAULT_KINDS else {}
-                self.positions[path] = place
+                implied = part in DEFAULT_KINDS and path[-1] != "kind"
+                entry[str(part)] = {"kind": DEFAULT_KINDS[str(part)]} if implied else {}
+                self.positions[path[:-1]] = place
             entry = entry[part]
         return entry if isinstance(entry, dict) else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
@@ -33,6 +33,8 @@ Place = Callable[[int, int], str]  # line and column, from 1 -> a position as me
 
 MAX_DEPTH = 20  # mappings and lists inside one another
 MAX_DIGITS = 400  # of a number
+MAX_PROBLEMS = 50  # then reading stops
+MAX_VALUES = 20_000  # about a second of reading
 SECURITY = 8  # exit code
 
 _CONTROL = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -53,6 +55,8 @@ _PLAIN_WORDS = (
     (r"mapping values are not allowed", False, "unexpected ':'; quote the text, or check the indentation"),
     (r"(expected ',' or '[]}]').*", False, r"\1; a bracket opened on line {line} is not closed"),
     (r"expected <block end>", False, "does not fit what began on line {line}; check indentation, quotes and brackets"),
+    (r"expected '<document start>'", False, "does not fit what stands above; check indentation, quotes and brackets"),
+    (r"expected chomping", False, "text after '|' or '>' begins on the next line"),
     (r"could not find expected ':'", True, "expected ':' after this"),
     (r"found unexpected end of stream", True, "this quote is never closed"),
     (r"expected the node content, but found '<stream end>'", False, "expected a value, found the end of the file"),
@@ -130,15 +134,16 @@ class _Composer:
         if isinstance(event, AliasEvent):
             self._add(event, path, "aliases are not allowed; write the value out", SECURITY)
             return None
+        if len(self.positions) > MAX_VALUES:
+            self._stop(event, path[:3], f"more than {MAX_VALUES} values")
         if event.anchor:
             self._add(event, path, "anchors are not allowed; write the value out where it is used", SECURITY)
         if event.tag:
-            self._add(event, path, f"tags are not allowed (got {event.tag})", SECURITY)
+            self._add(event, path, f"tags are not allowed (got {str(event.tag)[:80]})", SECURITY)
         if isinstance(event, ScalarEvent):
             return self._scalar(event, path)
         if len(path) >= MAX_DEPTH:
-            self._add(event, path[:3], f"nested deeper than {MAX_DEPTH} levels")
-            raise ScenarioError(self.problems)
+            self._stop(event, path[:3], f"nested deeper than {MAX_DEPTH} levels")
         return self._mapping(path) if isinstance(event, MappingStartEvent) else self._list(path)
 
     def _list(self, path: KeyPath) -> list[Any]:
@@ -163,9 +168,7 @@ class _Composer:
 
     def _key(self, event: Any, path: KeyPath) -> str:
         if not isinstance(event, ScalarEvent):
-            self._add(event, path, "a key must be plain text")
-            self.value(event, path)
-            return ""
+            self._stop(event, path, "a key must be plain text")
         if event.anchor or event.tag:
             self._add(event, path, "anchors and tags are not allowed", SECURITY)
         if event.style is None and event.value in ("<<", ""):
@@ -199,8 +202,14 @@ class _Composer:
     def _at(self, event: Any) -> str:
         return self.place(event.start_mark.line + 1, event.start_mark.column + 1)
 
+    def _stop(self, event: Any, path: KeyPath, message: str) -> NoReturn:
+        self._add(event, path, message)
+        raise ScenarioError(self.problems)
+
     def _add(self, event: Any, path: KeyPath, message: str, exit_code: int = 2) -> None:
         self.problems.append(Problem(self._at(event), dotted(path), message, exit_code))
+        if len(self.problems) == MAX_PROBLEMS:
+            raise ScenarioError(self.problems)
 
 
 def resolve(text: str) -> str | int | float | bool | None:

@@ -1,0 +1,98 @@
+"""The command line: options and printing, no logic. Heavy libraries are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from contextlib import closing
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedsim import __version__
+from fedsim.core.errors import FedsimError, ScenarioError
+
+app = typer.Typer(
+    help="Federated LoRA fine-tuning across banks, simulated on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fedsim {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Options of every command."""
+
+
+@app.command()
+def check(files: Annotated[list[Path], typer.Argument(help="Scenario files.", metavar="FILE")]) -> None:
+    """Report every problem of every scenario file, without reading data or starting anything."""
+    from fedsim.build.load import check as problems_of
+
+    if problems := problems_of(files):
+        raise ScenarioError(problems)
+    typer.echo(f"{len(files)} file{'s' * (len(files) > 1)}, no problems")
+
+
+class Format(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+
+
+@app.command()
+def run(
+    file: Annotated[Path, typer.Argument(help="Scenario file.", metavar="FILE")],
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the scenario; repeatable.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Run directory. Default: a new one in results/runs.")
+    ] = None,
+    format_: Annotated[
+        Format, typer.Option("--format", help="json: the summary as the only line of stdout, progress on stderr.")
+    ] = Format.TEXT,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show the end only.")] = False,
+    inline: Annotated[bool, typer.Option("--inline", help="Train in this process, without Ray.")] = False,
+) -> None:
+    """Train across banks as a scenario says, and write a run directory."""
+    from fedsim.build.run import run as events_of
+    from fedsim.view import show
+
+    with closing(events_of(file, changes or (), out, inline)) as events:
+        show(events, format_ is Format.JSON, quiet, sys.stdout, sys.stderr)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of scenario files, for editors that complete and check YAML."""
+    from fedsim.build.schema import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))
+
+
+def main() -> None:
+    """Entry point of ``fedsim``: an error is its message on stderr and its exit code."""
+    try:
+        app()
+    except FedsimError as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        else:
+            typer.echo(str(error), err=True)
+        raise SystemExit(error.exit_code) from None

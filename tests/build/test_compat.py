@@ -1,0 +1,100 @@
+"""Combinations that cannot work together, found before any data is read. With the registered plug-ins."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fedsim.build.load import check
+from fedsim.core.errors import Problem
+from fedsim.strategies import STRATEGIES
+from tests.build import fake
+
+BASE = {
+    "num_rounds": "3",
+    "data": "{kind: table, path: loans.csv}",
+    "partition": "{kind: iid, num_banks: 4}",
+    "model": "{kind: embedded}",
+}
+
+
+def problems(folder: Path, **changed: str) -> list[Problem]:
+    path = folder / "f.yaml"
+    path.write_text("".join(f"{key}: {value}\n" for key, value in {**BASE, **changed}.items()))
+    return check([path])
+
+
+def shown(found: list[Problem]) -> list[str]:
+    return [f"{problem.where.partition('.yaml:')[2]}: {problem.key}: {problem.message}" for problem in found]
+
+
+def test_the_base_is_fine(tmp_path: Path) -> None:
+    assert problems(tmp_path) == []
+
+
+def test_a_value_codec_comes_last(tmp_path: Path) -> None:
+    found = shown(problems(tmp_path, upload="[{kind: affine}, {kind: topk, density: 0.1}]"))
+    assert len(found) == 1
+    assert found[0].startswith("5:1: upload: codecs [affine, topk]: only the last may be a value codec")
+    assert problems(tmp_path, upload="[{kind: topk, density: 0.1}, {kind: affine}]") == []
+
+
+def test_error_feedback_needs_a_basis_that_stays(tmp_path: Path) -> None:
+    upload = "[{kind: topk, density: 0.1, error_feedback: true}]"
+    assert shown(problems(tmp_path, upload=upload, strategy="{kind: flexlora}")) == [
+        "5:10: upload[0]: strategy 'flexlora' changes what coordinates mean from round to round, so no residual can be "
+        "carried over; turn error_feedback off"
+    ]
+    assert problems(tmp_path, upload=upload, strategy="{kind: fedavg}") == []
+    assert problems(tmp_path, upload="[{kind: topk, density: 0.1}]", strategy="{kind: flexlora}") == []
+
+
+def test_unequal_ranks_need_a_strategy_for_them(tmp_path: Path) -> None:
+    lora = "{r: 8, bank_ranks: [4, 8]}"
+    able = ", ".join(kind for kind, strategy in STRATEGIES.items() if strategy.sheet.mixed_ranks)
+    assert shown(problems(tmp_path, lora=lora)) == [
+        f"5:14: lora.bank_ranks: strategy 'fedavg' needs one rank at all banks; with unequal ranks use {able}"
+    ]
+    assert problems(tmp_path, lora=lora, strategy="{kind: flora}") == []
+
+
+def test_dp_is_refused_with_the_methods_own_reason(tmp_path: Path) -> None:
+    class Leaky(fake.FedAvg):
+        sheet = replace(fake.FedAvg.sheet, dp="banks send their rows")
+
+    families = {**fake.FAMILIES, "strategy": fake.family("strategy", leaky=Leaky)}
+    text = "num_rounds: 3\ndata: {kind: table, path: x}\nmodel: {kind: embedded}\nstrategy: {kind: leaky}\n"
+    path = tmp_path / "f.yaml"
+    path.write_text(text + "privacy: {kind: dp_sgd, noise_multiplier: 1.0}\n")
+    assert shown(check([path], families)) == [
+        "5:11: privacy.kind: strategy 'leaky' cannot train with 'dp_sgd': banks send their rows"
+    ]
+    path.write_text(text)
+    assert check([path], families) == []
+
+
+@pytest.mark.parametrize("strategy", [kind for kind in STRATEGIES if STRATEGIES[kind].sheet.needs_sgd])
+def test_a_method_for_plain_sgd_says_so(strategy: str, tmp_path: Path) -> None:
+    message = f"5:1: train: strategy {strategy!r} is valid for optimizer: sgd without momentum only (got "
+    section = f"{{kind: {strategy}}}"
+    assert message + "adamw)" in shown(problems(tmp_path, train="{}", strategy=section))
+    assert message + "momentum 0.9)" in shown(
+        problems(tmp_path, train="{optimizer: sgd, momentum: 0.9}", strategy=section)
+    )
+
+
+def test_a_gpu_is_shared_or_whole(tmp_path: Path) -> None:
+    found = problems(tmp_path, resources="{gpus_per_client: 1.5}")
+    assert shown(found) == [
+        "5:13: resources.gpus_per_client: Ray gives an actor a fraction of one GPU or whole GPUs (got 1.5)"
+    ]
+    assert found[0].exit_code == 4
+    assert problems(tmp_path, resources="{gpus_per_client: 2}") == []
+    assert problems(tmp_path, resources="{gpus_per_client: 0.25}") == []
+
+
+def test_a_baseline_is_something_else(tmp_path: Path) -> None:
+    found = shown(problems(tmp_path, baselines="[pooled, local]", strategy="{kind: local}"))
+    assert found == ["5:21: baselines[1]: 'local' is the scenario's own strategy; there is nothing to compare"]
