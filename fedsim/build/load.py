@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from fedsim.build.compat import Plan, incompatibilities
-from fedsim.build.explain import explain
+from fedsim.build.explain import Unknown, explain
 from fedsim.build.families import FAMILIES, Families
 from fedsim.build.unknown import unknown_field
 from fedsim.core.document import Document, read
@@ -76,7 +76,7 @@ def _examine(path: Path, overrides: Sequence[str], families: Families) -> tuple[
 
 
 def _validate(
-    model: type[Model], data: dict[str, Any], document: Document, place: KeyPath, unknown: Any
+    model: type[Model], data: dict[str, Any], document: Document, place: KeyPath, unknown: Unknown
 ) -> tuple[Model | None, list[Problem]]:
     # From JSON, strict: lists are tuples there, but no quoted number is a number and no boolean an integer.
     try:
