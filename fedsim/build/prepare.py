@@ -116,21 +116,21 @@ def make_job(scenario: Scenario, material: Material, run_dir: str) -> Job:
         ),
         notes=tuple(describe(list(mechanisms.values()))) if num_rounds else (),
     )
-    local = LocalTraining(rule, scenario.train, num_rounds, {bank.name: bank for bank in banks}, mechanisms)
     resources = scenario.resources
+    actors = Actors(
+        num_actors=resources.num_actors,
+        cpus=resources.cpus_per_client,
+        gpus=resources.gpus_per_client,
+        banks_per_actor=resources.banks_per_actor,
+    )
+    local = LocalTraining(rule, scenario.train, num_rounds, {bank.name: bank for bank in banks}, mechanisms)
     trainer = TrainerFactory(
         model=material.model,
         lora=scenario.lora,
         rows=material.rows,
         num_labels=material.num_labels,
         local=local,
-        threads=max(1, int(resources.cpus_per_client)),
-    )
-    actors = Actors(
-        num_actors=resources.num_actors,
-        cpus=resources.cpus_per_client,
-        gpus=resources.gpus_per_client,
-        banks_per_actor=resources.banks_per_actor,
+        threads=actors.threads,
     )
     return Job(plan, ClientFactory(trainer, rule, upload), actors)
 

@@ -41,7 +41,7 @@ def evaluate(plan: Plan, pool: Pool, state: ServerState, kept: Mapping[str, Kept
     metrics = plan.evaluation.metrics(scores)
     if not plan.evaluation.per_bank:
         return Evaluated(metrics)
-    if plan.rule.personal:
+    if plan.rule.personal and state.round > 0:  # before that every bank's own adapter is the global one
         return Evaluated(metrics, _personal_metrics(plan, pool, state, kept, everyone))
     return Evaluated(metrics, {bank.name: _own_metrics(plan, scores, bank.test) for bank in plan.banks})
 

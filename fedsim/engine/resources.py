@@ -15,6 +15,7 @@ from typing import Literal
 
 from fedsim.core.errors import ResourceError
 
+MOST_BANKS = 16  # in a cohort, unless the scenario says more: beyond that, one pass gains little
 TINY = 1e-9  # 0.3 / 0.1 must count as 3
 
 
@@ -85,8 +86,7 @@ def place(actors: Actors, cohort: int, nodes: Sequence[Node]) -> Actors:
         raise ResourceError(_shortage(actors, needed, room, nodes))
     if actors.num_actors is not None:
         return actors
-    useful = cohort if actors.banks_per_actor == "auto" else math.ceil(cohort / actors.banks_per_actor)
-    return replace(actors, num_actors=max(1, min(room, useful)))
+    return replace(actors, num_actors=max(1, min(room, num_cohorts(cohort, actors))))
 
 
 def _shortage(actors: Actors, needed: int, room: int, nodes: Sequence[Node]) -> str:
@@ -106,16 +106,20 @@ def _shortage(actors: Actors, needed: int, room: int, nodes: Sequence[Node]) -> 
     return f"{'; '.join(short)}; lower {' or '.join(knobs)}"
 
 
+def num_cohorts(num_jobs: int, actors: Actors) -> int:
+    """How many cohorts the jobs of a round make."""
+    size = actors.banks_per_actor
+    return math.ceil(num_jobs / (min(MOST_BANKS, math.ceil(num_jobs / 2)) if size == "auto" else size))
+
+
 def cohorts(num_jobs: int, actors: Actors) -> list[range]:
     """Jobs cut into contiguous groups of even size, one call each: at most ``banks_per_actor`` banks in a group.
 
-    "auto" is one group per actor, so the cut and with it float rounding follow the number of actors; a number fixes
-    the cut wherever the run takes place.
+    The cut decides what is summed in one matrix product, so it must not follow the number of actors: "auto" is half of
+    a round's banks and at most 16, on every machine.
     """
     if num_jobs == 0:
         return []
-    auto = actors.banks_per_actor == "auto"
-    count = actors.num_actors or 1 if auto else math.ceil(num_jobs / int(actors.banks_per_actor))
-    count = min(count, num_jobs)
+    count = num_cohorts(num_jobs, actors)
     bounds = [num_jobs * index // count for index in range(count + 1)]
     return [range(start, stop) for start, stop in pairwise(bounds)]

@@ -119,7 +119,7 @@ def test_the_model_is_loaded_once() -> None:
     assert len(loaded) == 1
 
 
-@pytest.mark.parametrize(("banks_per_actor", "sizes"), [("auto", [3]), (2, [1, 2]), (1, [1, 1, 1])])
+@pytest.mark.parametrize(("banks_per_actor", "sizes"), [("auto", [1, 2]), (2, [1, 2]), (1, [1, 1, 1])])
 def test_cohorts_are_contiguous_in_bank_order(banks_per_actor: int, sizes: list[int]) -> None:
     trainer = Recording()
     pool = InlinePool(ClientActor(lambda: trainer, LocalRule(), pipeline(())), Actors(banks_per_actor=banks_per_actor))

@@ -32,10 +32,11 @@ def test_room_on_a_node(node: Node, cpus: float, gpus: float, room: int) -> None
 @pytest.mark.parametrize(
     ("actors", "cohort", "nodes", "number"),
     [
-        (Actors(), 12, [LAPTOP], 4),
-        (Actors(), 3, [LAPTOP], 3),  # a fourth would only wait
+        (Actors(), 12, [LAPTOP], 2),  # "auto" makes two cohorts: a third actor would only wait
+        (Actors(banks_per_actor=1), 12, [LAPTOP], 4),
+        (Actors(), 100, [LAPTOP], 4),
         (Actors(banks_per_actor=4), 12, [LAPTOP], 3),
-        (Actors(gpus=0.25), 12, [LAPTOP, GPU_BOX], 4),
+        (Actors(gpus=0.25, banks_per_actor=1), 12, [LAPTOP, GPU_BOX], 4),
         (Actors(num_actors=2), 12, [LAPTOP], 2),
     ],
 )
@@ -81,7 +82,9 @@ def test_a_shortage_is_refused_with_the_arithmetic(actors: Actors, nodes: list[N
     ("jobs", "actors", "sizes"),
     [
         (5, Actors(num_actors=2), [2, 3]),
-        (5, Actors(num_actors=8), [1, 1, 1, 1, 1]),
+        (5, Actors(num_actors=8), [2, 3]),  # the cut does not follow the number of actors
+        (1, Actors(num_actors=8), [1]),
+        (70, Actors(num_actors=1), [14, 14, 14, 14, 14]),
         (10, Actors(num_actors=2, banks_per_actor=4), [3, 3, 4]),
         (10, Actors(num_actors=7, banks_per_actor=4), [3, 3, 4]),
         (3, Actors(num_actors=1, banks_per_actor=1), [1, 1, 1]),
