@@ -9,6 +9,7 @@ from fedsim.data.digits import Digits
 from fedsim.data.hub import Hub
 from fedsim.data.image_folder import ImageFolder
 from fedsim.data.jsonl import JsonLines
+from fedsim.data.loan_book import LoanBook
 from fedsim.data.npz import Npz
 from fedsim.data.partitioners.by_column import ByColumn
 from fedsim.data.partitioners.by_length import ByLength
@@ -37,6 +38,7 @@ SOURCES: Registry[Source] = Registry(
         "hub": Hub,
         "image_folder": ImageFolder,
         "jsonl": JsonLines,
+        "loan_book": LoanBook,
         "npz": Npz,
         "table": Table,
     },
