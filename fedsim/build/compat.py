@@ -61,7 +61,8 @@ def error_feedback(plan: Plan) -> Iterator[Finding]:
 
 
 def mixed_ranks(plan: Plan) -> Iterator[Finding]:
-    if plan.scenario.lora.bank_ranks and not plan.sheet.mixed_ranks:
+    lora = plan.scenario.lora
+    if set(lora.bank_ranks or ()) - {lora.r} and not plan.sheet.mixed_ranks:
         able = ", ".join(kind for kind, method in plan.families["strategy"].items() if method.sheet.mixed_ranks)
         message = f"strategy {plan.scenario.strategy.kind!r} needs one rank at all banks; with unequal ranks use {able}"
         yield ("lora", "bank_ranks"), message, CONFIG
@@ -78,6 +79,29 @@ def plain_sgd(plan: Plan) -> Iterator[Finding]:
     if plan.sheet.needs_sgd and (train.optimizer != "sgd" or train.momentum != 0):
         got = train.optimizer if train.optimizer != "sgd" else f"momentum {train.momentum}"
         yield ("train",), f"strategy {method!r} is valid for optimizer: sgd without momentum only (got {got})", CONFIG
+
+
+def rate_that_ends_at_zero(plan: Plan) -> Iterator[Finding]:
+    train, method = plan.scenario.train, plan.scenario.strategy.kind
+    if plan.sheet.needs_sgd and train.lr_schedule == "cosine" and train.min_lr == 0:
+        message = f"strategy {method!r} divides by the learning rate, which ends at 0; set min_lr above 0"
+        yield ("train", "lr_schedule"), message, CONFIG
+
+
+def adapters(plan: Plan) -> Iterator[Finding]:
+    whole = getattr(plan.configs["model",], "train", "lora") == "full"
+    if whole and plan.sheet.needs_factors:
+        message = f"strategy {plan.scenario.strategy.kind!r} works on LoRA factors, and a model that is trained whole"
+        yield ("model", "train"), f"{message} has none; set train: lora, or use a method such as fedavg", CONFIG
+
+
+def own_models(plan: Plan) -> Iterator[Finding]:
+    if plan.scenario.evaluate.per_bank:
+        return
+    for kind in (plan.scenario.strategy.kind, *plan.scenario.baselines):
+        if plan.families["strategy"][kind].sheet.personal:
+            message = f"{kind!r} gives every bank a model of its own, which only per_bank: true measures"
+            yield ("evaluate", "per_bank"), message, CONFIG
 
 
 def whole_gpus(plan: Plan) -> Iterator[Finding]:
@@ -103,6 +127,9 @@ CHECKS: tuple[Callable[[Plan], Iterator[Finding]], ...] = (
     mixed_ranks,
     private_training,
     plain_sgd,
+    rate_that_ends_at_zero,
+    adapters,
+    own_models,
     whole_gpus,
     baselines,
 )

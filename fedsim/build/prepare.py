@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from fedsim.codecs import Codec, pipeline
+from fedsim.codecs import CODECS, Codec, Sparsifier, pipeline
 from fedsim.core import seeds
 from fedsim.core.errors import DataError, PrivacyConfigError, Problem
 from fedsim.core.messages import BankInfo
@@ -172,8 +172,15 @@ def bank_info(scenario: Scenario, number: int, bank: BankRows) -> BankInfo:
 
 
 def codec(strategy: Strategy, chain: tuple[Plugin, ...]) -> Codec:
-    """The scenario's chain, or the method's own."""
-    return pipeline([(stage.kind, stage.knobs) for stage in chain] or [(kind, {}) for kind in strategy.codecs])
+    """The scenario's chain, or the method's own.
+
+    Where the method's own cuts zeros out, it stays before a scenario's value codec: a quantised zero may be none.
+    """
+    own = [(kind, dict[str, object]()) for kind in strategy.codecs]
+    given = [(stage.kind, stage.knobs) for stage in chain]
+    cuts = all(issubclass(CODECS[kind], Sparsifier) for kind in strategy.codecs)
+    values_only = not any(issubclass(CODECS[kind], Sparsifier) for kind, _ in given)
+    return pipeline([*own, *given] if cuts and values_only else given or own)
 
 
 def test_rows(scenario: Scenario, banks: tuple[BankRows, ...]) -> tuple[BankRows, ...]:

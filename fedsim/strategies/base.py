@@ -101,9 +101,11 @@ class Sheet:
     down: str
     exact: str  # does the update equal the mean of the banks' products?
     state: str  # what bank and server keep between rounds
+    personal: bool = False  # every bank ends with a model of its own: ``LocalRule.personal``
     mixed_ranks: bool = False  # banks may have different ranks
     keeps_basis: bool = True  # coordinates mean the same from round to round (error feedback needs it)
     sums_only: bool = True  # the server needs only weighted sums of updates (secure aggregation needs it)
+    needs_factors: bool = False  # works on A and B as such: nothing to do where a model is trained whole
     needs_sgd: bool = False  # valid for plain local SGD only: no momentum, no Adam, one rate within a round
     dp: str = "yes"  # "yes", or the reason why DP training is refused
 
@@ -116,7 +118,8 @@ class Strategy(ABC):
 
     Config: ClassVar[type] = NoKnobs
     sheet: ClassVar[Sheet]
-    codecs: ClassVar[tuple[str, ...]] = ("float32",)  # the wire pipeline, both ways, unless the scenario sets one
+    codecs: ClassVar[tuple[str, ...]] = ("float32",)  # the wire pipeline, both ways, unless the scenario sets one;
+    # ("sparse",) where most of what is sent is zero: it then also goes before a scenario's value codec
 
     def __init__(self, config: Any) -> None:
         self.config = config

@@ -13,7 +13,7 @@ is the personal adapter, (0, 1) the shared one, and the search never ends worse 
 Deviations: means are weighted by n_k (paper: alike). The printed ``t % H`` lacks its ``== 0``. A bank that joins
 after round 0 takes its first trained shared adapter as the personal one. The search is a (1+1) evolution strategy,
 and the constants of the outer step and of the search are DiLoCo's and LoraHub's, as the paper's could not be
-verified.
+verified. The search reads the bank's rows without noise: under DP its result must stay at the bank.
 """
 
 from __future__ import annotations
@@ -103,6 +103,7 @@ class FDLoRA(Strategy):
         down="A, B, head",
         exact="n/a (personal)",
         state="bank: personal adapter; server: momentum",
+        personal=True,
     )
 
     def rule(self) -> LocalRule:

@@ -45,6 +45,7 @@ class FedExLoRA(Strategy):
         exact="yes",
         state="server and banks: the residuals",
         sums_only=False,
+        needs_factors=True,
     )
 
     def aggregate(self, state: ServerState, exchanges: Sequence[Exchange]) -> ServerState:

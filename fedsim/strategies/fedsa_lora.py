@@ -37,6 +37,8 @@ class FedSALoRA(FedAvg):
         down="A; first B and head once",
         exact="n/a (personal)",
         state="bank: its B and head",
+        personal=True,
+        needs_factors=True,
     )
 
     def rule(self) -> LocalRule:

@@ -40,6 +40,7 @@ class FedSB(FedAvg):
         down="R, head; A and B once",
         exact="yes",
         state="none",
+        needs_factors=True,
     )
 
     def rule(self) -> LocalRule:

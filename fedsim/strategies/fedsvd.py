@@ -37,6 +37,7 @@ class FedSVD(FedAvg):
         exact="yes",
         state="none",
         keeps_basis=False,
+        needs_factors=True,
     )
 
     def rule(self) -> LocalRule:

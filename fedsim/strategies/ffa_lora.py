@@ -27,6 +27,7 @@ class FFALoRA(Strategy):
         exact="yes",
         state="none",
         mixed_ranks=True,
+        needs_factors=True,
     )
 
     def rule(self) -> LocalRule:

@@ -43,6 +43,7 @@ class FlexLoRA(Strategy):
         mixed_ranks=True,
         keeps_basis=False,
         sums_only=False,
+        needs_factors=True,
     )
 
     def configure(self, state: ServerState, bank: str, seed: int) -> TrainJob:

@@ -53,6 +53,7 @@ class FLoRA(Strategy):
         mixed_ranks=True,
         keeps_basis=False,
         sums_only=False,
+        needs_factors=True,
     )
 
     def rule(self) -> LocalRule:

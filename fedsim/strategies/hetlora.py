@@ -81,6 +81,7 @@ class HetLoRA(Strategy):
         mixed_ranks=True,
         keeps_basis=False,  # a pruned bank's tensors change shape
         sums_only=False,
+        needs_factors=True,
     )
 
     def rule(self) -> LocalRule:

@@ -1,7 +1,8 @@
 """Local training, a baseline: every bank trains alone, and nothing is sent.
 
 The adapter stays at its bank and is trained on from round to round; a bank is evaluated with its own. The global
-model stays at its initial values. Law: a bank's adapter is what it would be if no other bank existed.
+model stays at its initial values. Banks may have unequal ranks. Law: a bank's adapter is what it would be if no other
+bank existed.
 
 Deviations: none.
 """
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 
 from fedsim.core.adapter import AdapterState, Tensors
 from fedsim.core.messages import Exchange, ServerState, TrainJob
-from fedsim.strategies.base import LocalContext, LocalRule, Outcome, Sheet, Strategy, advance, from_slots, to_slots
+from fedsim.strategies.base import LocalContext, LocalRule, Outcome, Sheet, Strategy, advance, fit, from_slots, to_slots
 
 
 class LocalOnlyRule(LocalRule):
@@ -34,10 +35,15 @@ class Local(Strategy):
         down="the first A, B, head once",
         exact="n/a (personal)",
         state="bank: its adapter",
+        personal=True,
+        mixed_ranks=True,
     )
 
     def rule(self) -> LocalRule:
         return LocalOnlyRule()
+
+    def configure(self, state: ServerState, bank: str, seed: int) -> TrainJob:
+        return fit(super().configure(state, bank, seed), state.bank(bank))
 
     def aggregate(self, state: ServerState, exchanges: Sequence[Exchange]) -> ServerState:
         return advance(state, state.adapter)

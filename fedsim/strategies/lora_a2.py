@@ -77,7 +77,6 @@ class LoRAA2Rule(LocalRule):
 
 class LoRAA2(FedAvg):
     class Config(registry.Config):
-        local_rank: int | None = Field(None, ge=1, description="r_k of every bank; its own rank when not given")
         lr_ratio: float = Field(5.0, gt=0, description="learning rate of B over that of A")
         scoring: float = Field(1 / 6, ge=0, lt=1, description="share of the local steps that score ranks")
         train_head: bool = False
@@ -92,12 +91,12 @@ class LoRAA2(FedAvg):
         exact="yes",
         state="none",
         mixed_ranks=True,
+        needs_factors=True,
     )
 
     def rule(self) -> LocalRule:
         return LoRAA2Rule(self.config)
 
     def configure(self, state: ServerState, bank: str, seed: int) -> TrainJob:
-        rank = self.config.local_rank or state.bank(bank).rank
         job = super().configure(state, bank, seed)
-        return replace(job, slots={"rank": torch.tensor([float(rank)])})
+        return replace(job, slots={"rank": torch.tensor([float(state.bank(bank).rank)])})

@@ -51,6 +51,7 @@ class LoRAFAIR(Strategy):
         exact="approximately (within the row space of A)",
         state="none",
         sums_only=False,
+        needs_factors=True,
     )
 
     def aggregate(self, state: ServerState, exchanges: Sequence[Exchange]) -> ServerState:

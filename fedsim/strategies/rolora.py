@@ -29,6 +29,7 @@ class RoLoRA(FedAvg):
         down="the factor that changed, head",
         exact="yes",
         state="none",
+        needs_factors=True,
     )
 
     def rule(self) -> LocalRule:

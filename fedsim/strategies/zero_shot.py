@@ -22,6 +22,7 @@ class ZeroShot(Strategy):
         down="A, B, head once",
         exact="n/a",
         state="none",
+        mixed_ranks=True,
     )
 
     def rule(self) -> LocalRule:

@@ -58,6 +58,7 @@ def test_unequal_ranks_need_a_strategy_for_them(tmp_path: Path) -> None:
         f"5:14: lora.bank_ranks: strategy 'fedavg' needs one rank at all banks; with unequal ranks use {able}"
     ]
     assert problems(tmp_path, lora=lora, strategy="{kind: flora}") == []
+    assert problems(tmp_path, lora="{r: 8, bank_ranks: [8]}") == []
 
 
 def test_dp_is_refused_with_the_methods_own_reason(tmp_path: Path) -> None:
@@ -83,6 +84,39 @@ def test_a_method_for_plain_sgd_says_so(strategy: str, tmp_path: Path) -> None:
     assert message + "momentum 0.9)" in shown(
         problems(tmp_path, train="{optimizer: sgd, momentum: 0.9}", strategy=section)
     )
+
+
+@pytest.mark.parametrize("strategy", [kind for kind in STRATEGIES if STRATEGIES[kind].sheet.needs_sgd])
+def test_a_method_that_divides_by_the_learning_rate_needs_one(strategy: str, tmp_path: Path) -> None:
+    section, train = f"{{kind: {strategy}}}", "{{optimizer: sgd, lr: 0.1, lr_schedule: cosine{}}}"
+    assert shown(problems(tmp_path, train=train.format(""), strategy=section)) == [
+        f"5:34: train.lr_schedule: strategy {strategy!r} divides by the learning rate, which ends at 0; "
+        "set min_lr above 0"
+    ]
+    assert problems(tmp_path, train=train.format(", min_lr: 0.01"), strategy=section) == []
+    assert problems(tmp_path, train=train.format("")) == []
+
+
+def test_a_model_that_is_trained_whole_has_no_factors(tmp_path: Path) -> None:
+    model = "{kind: resnet, train: full}"
+    for strategy in STRATEGIES:
+        found = shown(problems(tmp_path, model=model, strategy=f"{{kind: {strategy}}}", train="{optimizer: sgd}"))
+        refused = (
+            f"4:23: model.train: strategy {strategy!r} works on LoRA factors, and a model that is trained whole has "
+            "none; set train: lora, or use a method such as fedavg"
+        )
+        assert found == ([refused] if STRATEGIES[strategy].sheet.needs_factors else [])
+    assert problems(tmp_path, model="{kind: resnet}", strategy="{kind: flora}") == []
+
+
+def test_models_of_the_banks_own_are_measured_per_bank(tmp_path: Path) -> None:
+    evaluate, message = "{per_bank: false}", "gives every bank a model of its own, which only per_bank: true measures"
+    for strategy in STRATEGIES:
+        found = shown(problems(tmp_path, evaluate=evaluate, strategy=f"{{kind: {strategy}}}", train="{optimizer: sgd}"))
+        refused = f"5:12: evaluate.per_bank: {strategy!r} {message}"
+        assert found == ([refused] if STRATEGIES[strategy].sheet.personal else [])
+    found = shown(problems(tmp_path, evaluate=evaluate, baselines="[zero_shot, local]"))
+    assert found == [f"5:12: evaluate.per_bank: 'local' {message}"]
 
 
 def test_a_gpu_is_shared_or_whole(tmp_path: Path) -> None:

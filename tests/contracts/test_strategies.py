@@ -26,6 +26,8 @@ from tests.strategies.toy import (
     new_adapter,
     new_banks,
     play,
+    scalar_adapter,
+    scalar_bank,
 )
 
 Setup = tuple[Strategy, ServerState, list[ToyBank]]
@@ -209,6 +211,20 @@ def test_default_knobs_are_valid_and_unknown_ones_are_not(name: str) -> None:
 def test_the_sheet_is_filled(name: str) -> None:
     sheet = STRATEGIES[name].sheet
     assert all(getattr(sheet, field.name) for field in fields(sheet) if field.type == "str")
+
+
+@every_method
+def test_the_sheet_says_who_has_a_model_of_its_own(name: str) -> None:
+    sheet = STRATEGIES[name].sheet
+    assert STRATEGIES.create(name, {}).rule().personal == sheet.personal == (sheet.exact == "n/a (personal)")
+
+
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if not STRATEGIES[name].sheet.needs_factors])
+def test_a_model_without_factors_runs(name: str) -> None:
+    strategy, banks = STRATEGIES.create(name, {}), [scalar_bank("a", 1.0, 2.0), scalar_bank("b", 1.0, 2.0)]
+    state = strategy.init(scalar_adapter(1.5), infos(banks), seed=17)
+    after = strategy.serve(play(strategy, state, banks, num_rounds=2))
+    assert 0 <= float(after.tensors["head.x"]) <= 2.0
 
 
 @every_method

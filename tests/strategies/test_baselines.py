@@ -31,6 +31,13 @@ def test_a_local_bank_does_not_depend_on_the_others() -> None:
     assert all(torch.equal(alone["bank1"][name], tensor) for name, tensor in together["bank1"].items())
 
 
+def test_local_banks_train_at_their_own_rank() -> None:
+    strategy, banks, kept = STRATEGIES.create("local", {}), new_banks(), {}
+    state = strategy.init(new_adapter(), infos(banks, [1, 2, 1]), seed=1)
+    play(strategy, state, banks, num_rounds=2, kept=kept)
+    assert [len(kept[bank.name]["personal/q.A"]) for bank in banks] == [1, 2, 1]
+
+
 def test_pooled_is_central_training() -> None:
     """One bank, 3 rounds of 4 steps: with plain SGD the same as 12 steps in one go."""
     strategy, banks = STRATEGIES.create("pooled", {}), new_banks((7,))

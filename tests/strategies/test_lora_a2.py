@@ -33,12 +33,6 @@ def test_a_bank_sends_no_more_than_its_ranks_times_the_modules(local: Local) -> 
         state = strategy.aggregate(state, exchanges)
 
 
-def test_local_rank_bounds_every_bank() -> None:
-    strategy, banks, state = setup({"local_rank": 1}, ranks=(2, 2, 2))
-    for exchange in exchange_all(strategy, state, banks, {}, TWELVE):
-        assert columns(exchange.update.delta) == 2
-
-
 def test_ranks_are_chosen_over_all_modules_by_the_norm_of_their_change() -> None:
     """Scores |dB_i| |A_i|: q has 1 * 2 and 3 * 1, v has 2 * 2 and 0 * 9; the best two are q's second and v's first."""
     start = {
