@@ -82,7 +82,7 @@ def test_one_row_more_or_less_moves_the_sum_by_at_most_the_bound(loaded, seed, b
     draw = seeds.generator(seed, "adapter")
     adapter = start.with_tensors({n: scale * torch.randn(t.shape, generator=draw) for n, t in start.tensors.items()})
     whole = clipped_sum((model, encoded, adapter), bound, ROWS, max_rows)
-    without = clipped_sum((model, encoded, adapter), bound, ROWS[ROWS != left_out], max_rows)
+    without = clipped_sum((model, encoded, adapter), bound, ROWS[left_out != ROWS], max_rows)
     assert float((whole - without).double().norm()) <= bound * (1 + 1e-5)
 
 
