@@ -78,6 +78,24 @@ def run(
         show(events, format_ is Format.JSON, quiet, sys.stdout, sys.stderr)
 
 
+class Sheets(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+    MARKDOWN = "markdown"
+
+
+@app.command()
+def methods(
+    format_: Annotated[
+        Sheets, typer.Option("--format", help="text: a table of 97 columns; markdown and json: titles and sources too.")
+    ] = Sheets.TEXT,
+) -> None:
+    """Compare the federated methods: what each trains, sends, keeps and promises."""
+    from fedsim.methods import show
+
+    show(format_.value, sys.stdout)
+
+
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of scenario files, for editors that complete and check YAML."""

@@ -20,6 +20,7 @@ LAYERS = {
     "train": 2,
     "engine": 3,
     "build": 4,
+    "methods": 5,
     "view": 5,
     "cli": 6,
     "__init__": 7,  # the public names

@@ -28,7 +28,7 @@ class FedAdagrad(FedAdam):
         trains="A, B, head",
         up="A, B, head",
         down="A, B, head",
-        exact="no (covariance of the factors)",
+        exact="no (covariance)",
         state="server: m, v",
     )
 

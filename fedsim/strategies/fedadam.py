@@ -41,7 +41,7 @@ class FedAdam(Strategy):
         trains="A, B, head",
         up="A, B, head",
         down="A, B, head",
-        exact="no (covariance of the factors)",
+        exact="no (covariance)",
         state="server: m, v",
     )
 

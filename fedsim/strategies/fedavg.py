@@ -24,7 +24,7 @@ class FedAvg(Strategy):
         trains="A, B, head",
         up="A, B, head",
         down="A, B, head",
-        exact="no (covariance of the factors)",
+        exact="no (covariance)",
         state="none",
     )
 

@@ -31,7 +31,7 @@ class FedAvgM(Strategy):
         trains="A, B, head",
         up="A, B, head",
         down="A, B, head",
-        exact="no (covariance of the factors)",
+        exact="no (covariance)",
         state="server: momentum",
     )
 

@@ -37,7 +37,7 @@ class FedProx(FedAvg):
         trains="A, B, head",
         up="A, B, head",
         down="A, B, head",
-        exact="no (covariance of the factors)",
+        exact="no (covariance)",
         state="none",
     )
 

@@ -22,7 +22,7 @@ class FedYogi(FedAdam):
         trains="A, B, head",
         up="A, B, head",
         down="A, B, head",
-        exact="no (covariance of the factors)",
+        exact="no (covariance)",
         state="server: m, v",
     )
 

@@ -96,7 +96,7 @@ class FLASC(Strategy):
         trains="A, B, head",
         up="largest changes of A, B, head",
         down="largest values of A, B, head",
-        exact="no (covariance of the factors)",
+        exact="no (covariance)",
         state="server: moments of AdamW",
     )
 

@@ -38,7 +38,7 @@ class FlexLoRA(Strategy):
         trains="A, B, head",
         up="A, B, head",
         down="A, B, head",
-        exact="yes, before truncation to a bank's rank",
+        exact="yes, before truncation",
         state="none",
         mixed_ranks=True,
         keeps_basis=False,

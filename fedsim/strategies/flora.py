@@ -47,7 +47,7 @@ class FLoRA(Strategy):
         source="2409.05976, equation 4",
         trains="A, B, head",
         up="A, B, head",
-        down="every participant's A and B, head",
+        down="A and B of every participant, head; first A, B once",
         exact="yes",
         state="server and banks: the stack",
         mixed_ranks=True,

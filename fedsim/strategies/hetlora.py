@@ -76,7 +76,7 @@ class HetLoRA(Strategy):
         trains="A, B, head",
         up="A, B, head",
         down="A, B, head",
-        exact="no (covariance of the factors)",
+        exact="no (covariance)",
         state="server: rank of every bank",
         mixed_ranks=True,
         keeps_basis=False,  # a pruned bank's tensors change shape

@@ -32,7 +32,7 @@ class Local(Strategy):
         source="baseline",
         trains="A, B, head",
         up="nothing",
-        down="the first A, B, head once",
+        down="first A, B, head once",
         exact="n/a (personal)",
         state="bank: its adapter",
         personal=True,

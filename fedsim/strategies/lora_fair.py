@@ -48,7 +48,7 @@ class LoRAFAIR(Strategy):
         trains="A, B, head",
         up="A, B, head",
         down="A, B, head",
-        exact="approximately (within the row space of A)",
+        exact="nearly (in the row space of A)",
         state="none",
         sums_only=False,
         needs_factors=True,

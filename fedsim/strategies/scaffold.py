@@ -52,7 +52,7 @@ class Scaffold(Strategy):
         trains="A, B, head",
         up="A, B, head and as many controls",
         down="A, B, head and as many controls",
-        exact="no (covariance of the factors)",
+        exact="no (covariance)",
         state="bank: its control; server: mean control",
         needs_sgd=True,
     )

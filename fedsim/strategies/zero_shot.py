@@ -19,7 +19,7 @@ class ZeroShot(Strategy):
         source="baseline",
         trains="nothing",
         up="nothing",
-        down="A, B, head once",
+        down="nothing",
         exact="n/a",
         state="none",
         mixed_ranks=True,
