@@ -46,6 +46,7 @@ __all__ = [
     "Strategy",
     "load_scenario",
     "run",
+    "run_grid",
 ]
 
 
@@ -59,12 +60,30 @@ def run(path: str | Path, overrides: Iterable[str] = (), out: str | Path | None 
     """Run a scenario file and return its results; what ``fedsim run`` does, without showing anything.
 
     ``overrides`` are ``key=value`` as after ``--set``; ``out`` is the run directory (default: a new one in
-    results/runs); ``inline`` trains in this process without Ray. Raises the errors of ``fedsim.core.errors``.
+    results/runs); ``inline`` trains in this process without Ray. Raises the errors of ``fedsim.core.errors``: a file
+    with ``vary`` is for ``run_grid``.
     """
-    from fedsim.build.run import run as events_of
+    from fedsim.build.load import load_scenario
+    from fedsim.build.run import run_scenario
     from fedsim.core.events import Finished
     from fedsim.records.run import Run
 
-    events = events_of(path, tuple(overrides), None if out is None else Path(out), inline)
+    events = run_scenario(load_scenario(path, tuple(overrides)), None if out is None else Path(out), inline)
     finished = next(event for event in events if isinstance(event, Finished))
     return Run(str(finished.summary["run_dir"]))
+
+
+def run_grid(
+    path: str | Path, overrides: Iterable[str] = (), out: str | Path | None = None, inline: bool = False
+) -> dict[str, Run]:
+    """Run every combination of a file's ``vary`` and return the results by name; what ``fedsim run`` does with one.
+
+    Runs that have ended before are not run again, and those that fail are not in the results.
+    """
+    from fedsim.build.grid import run_grid as events_of
+    from fedsim.build.load import load_grid
+    from fedsim.core.events import RunDone
+    from fedsim.records.run import Run
+
+    events = events_of(load_grid(path, tuple(overrides)), None if out is None else Path(out), inline)
+    return {event.name: Run(str(event.summary["run_dir"])) for event in events if isinstance(event, RunDone)}

@@ -62,7 +62,7 @@ def run(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the scenario; repeatable.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Run directory. Default: a new one in results/runs.")
+        Path | None, typer.Option(metavar="DIR", help="Run or grid directory. Default: one in results/runs.")
     ] = None,
     format_: Annotated[
         Format, typer.Option("--format", help="json: the summary as the only line of stdout, progress on stderr.")
@@ -70,12 +70,18 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="Show the end only.")] = False,
     inline: Annotated[bool, typer.Option("--inline", help="Train in this process, without Ray.")] = False,
 ) -> None:
-    """Train across banks as a scenario says, and write a run directory."""
+    """Train across banks as a scenario says, and write a run directory.
+
+    A scenario with vary: is a grid: every combination is a run with a directory of its own. Those that have ended
+    before are not run again, and one that fails stops no other; the exit code is then the highest of theirs.
+    """
     from fedsim.build.run import run as events_of
     from fedsim.view import show
 
     with closing(events_of(file, changes or (), out, inline)) as events:
-        show(events, format_ is Format.JSON, quiet, sys.stdout, sys.stderr)
+        finished = show(events, format_ is Format.JSON, quiet, sys.stdout, sys.stderr)
+    if finished.exit_code:
+        raise typer.Exit(finished.exit_code)
 
 
 class Sheets(StrEnum):

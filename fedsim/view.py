@@ -20,9 +20,10 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table as RichTable
 
 from fedsim.core.errors import FedsimError
-from fedsim.core.events import BankDone, BaselineDone, Event, Finished, RoundRow, Started
+from fedsim.core.events import BankDone, BaselineDone, Event, Finished, RoundRow, RunDone, RunFailed, Started, Turn
 from fedsim.core.metrics import METRICS, headline
 from fedsim.records.files import to_json
+from fedsim.records.grid import grid_table
 from fedsim.records.table import WIDTH, Table, aligned, closing_table, overall
 from fedsim.records.text import UNKNOWN, human_bytes, human_epsilon, human_metric, human_seconds
 
@@ -38,10 +39,12 @@ def show(events: Iterable[Event], as_json: bool, quiet: bool, out: TextIO, err: 
         finished = _watch(events, pane)
     if as_json:
         Pane(out).line(to_json(finished.summary))
-    elif out.isatty():
-        _console(out).print(*_closing(closing_table(finished.summary)), sep="\n")
+        return finished
+    table = grid_table(finished.summary) if "runs" in finished.summary else closing_table(finished.summary)
+    if out.isatty():
+        _console(out).print(*_closing(table), sep="\n")
     else:
-        Pane(out).line(f"\n{closing_table(finished.summary).text()}")
+        Pane(out).line(f"\n{table.text()}")
     return finished
 
 
@@ -62,6 +65,9 @@ class Story:
     """Turns events into lines of at most 80 columns, and knows how far the run is."""
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
         self.num_rounds = 0
         self.round = 0  # the last one that is over
         self.banks_done, self.banks_total = 0, 0  # of the round that is not
@@ -94,6 +100,13 @@ class Story:
             yield from self._round(event)
         elif isinstance(event, BaselineDone):
             yield f"baseline {event.name}: {_headline_of(event.summary)}"
+        elif isinstance(event, Turn):
+            self._begin()
+            yield f"[{event.number}/{event.total}] {event.name}{': has ended before' if event.skipped else ''}"
+        elif isinstance(event, RunDone):
+            yield f"{_headline_of(event.summary)}\n"
+        elif isinstance(event, RunFailed):
+            yield f"failed: {event.error}\n"
 
     def _round(self, row: RoundRow) -> Iterator[str]:
         self.round, self.banks_done, self.banks_total = row.round, 0, 0

@@ -1,7 +1,8 @@
 """A scenario file, checked whole: every problem with its place, before anything is started.
 
 Three passes. The first validates what fedsim itself reads, the second every plug-in's knobs against the ``Config`` of
-its kind (also where the first pass found something elsewhere), the third, if both are clean, the combination.
+its kind (also where the first pass found something elsewhere), the third, if both are clean, the combination. A file
+with ``vary`` is examined once per combination of its values; what several combinations have wrong is said once.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +24,7 @@ from fedsim.build.families import FAMILIES, Families
 from fedsim.build.unknown import unknown_field
 from fedsim.core.document import Document, read
 from fedsim.core.errors import Problem, ScenarioError
+from fedsim.core.grid import expand
 from fedsim.core.names import rewrite
 from fedsim.core.overrides import override
 from fedsim.core.registry import Config
@@ -31,16 +34,34 @@ from fedsim.core.strict_yaml import KeyPath
 Model = TypeVar("Model", bound=BaseModel)
 
 
+@dataclass(frozen=True, slots=True)
+class GridRun:
+    """One scenario of a file, and what tells it from the file's others: varied keys and their values as short texts."""
+
+    name: str  # fit for a folder; empty in a file without ``vary``
+    settings: Mapping[str, str]
+    scenario: Scenario
+
+
 def load_scenario(path: str | Path, overrides: Sequence[str] = (), families: Families = FAMILIES) -> Scenario:
     """The scenario in a file, with ``key=value`` overrides applied. ScenarioError with all its problems.
 
     File names inside ``data`` and ``model`` become absolute: they are relative to the scenario's folder, in an override
     to the working directory.
     """
-    scenario, problems = _examine(Path(path), overrides, families)
-    if scenario is None or problems:
+    runs = load_grid(path, overrides, families)
+    if runs[0].name:
+        message = f"makes {len(runs)} runs, but one is needed here; leave vary out, or use fedsim.run_grid"
+        raise ScenarioError([Problem(str(path), "vary", message)])
+    return runs[0].scenario
+
+
+def load_grid(path: str | Path, overrides: Sequence[str] = (), families: Families = FAMILIES) -> tuple[GridRun, ...]:
+    """Every scenario of a file in order: one, or with ``vary`` one per combination. ScenarioError with all problems."""
+    runs, problems = _examine(Path(path), overrides, families)
+    if problems:
         raise ScenarioError(problems)
-    return scenario
+    return runs
 
 
 def check(paths: Iterable[str | Path], families: Families = FAMILIES) -> list[Problem]:
@@ -48,11 +69,22 @@ def check(paths: Iterable[str | Path], families: Families = FAMILIES) -> list[Pr
     return [problem for path in paths for problem in _examine(Path(path), (), families)[1]]
 
 
-def _examine(path: Path, overrides: Sequence[str], families: Families) -> tuple[Scenario | None, list[Problem]]:
+def _examine(path: Path, overrides: Sequence[str], families: Families) -> tuple[tuple[GridRun, ...], list[Problem]]:
     try:
-        document = override(read(path), overrides)
+        combinations = expand(override(read(path), overrides))
     except ScenarioError as error:
-        return None, list(error.problems)
+        return (), list(error.problems)
+    runs: list[GridRun] = []
+    problems: dict[Problem, None] = {}
+    for combination in combinations:
+        scenario, found = _validated(combination.document, path, families)
+        problems |= dict.fromkeys(found)
+        if scenario is not None:
+            runs.append(GridRun(combination.name, combination.settings, scenario))
+    return tuple(runs), sorted(problems, key=_line_and_column)
+
+
+def _validated(document: Document, path: Path, families: Families) -> tuple[Scenario | None, list[Problem]]:
     document, problems = rewrite(document)
     unknown = partial(unknown_field, families)
     data = {"name": _default_name(path), **_with_resolved_paths(document, path.parent)}
@@ -72,7 +104,7 @@ def _examine(path: Path, overrides: Sequence[str], families: Families) -> tuple[
             configs[place] = config
     if scenario is not None and not problems:
         problems = [document.problem(*finding) for finding in incompatibilities(Plan(scenario, configs, families))]
-    return scenario, sorted(problems, key=_line_and_column)
+    return scenario, problems
 
 
 def _validate(

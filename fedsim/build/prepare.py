@@ -47,15 +47,43 @@ class Material:
         return len(self.corpus.label_words)
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """What is made of a scenario's ``data``, ``model`` and ``seed`` alone: the part that takes time."""
+
+    corpus: Corpus
+    model: BaseModel
+    rows: Rows
+
+
 def prepare(scenario: Scenario) -> Material:
     """Read, split and tokenise. DataError and ModelError say what to change."""
-    corpus = SOURCES.create(scenario.data.kind, scenario.data.knobs).load(scenario.seed)
+    return share_out(scenario, read(scenario))
+
+
+def read(scenario: Scenario) -> Encoded:
+    """Read and tokenise."""
+    corpus = load_corpus(scenario)
+    model = MODELS.create(scenario.model.kind, scenario.model.knobs)
+    return Encoded(corpus, model, encode(model, corpus))
+
+
+def load_corpus(scenario: Scenario) -> Corpus:
+    return SOURCES.create(scenario.data.kind, scenario.data.knobs).load(scenario.seed)
+
+
+def share_out(scenario: Scenario, encoded: Encoded) -> Material:
+    """Give the rows to banks."""
+    return Material(encoded.corpus, divide(scenario, encoded.corpus), encoded.model, encoded.rows)
+
+
+def divide(scenario: Scenario, corpus: Corpus) -> tuple[BankRows, ...]:
+    """The banks of a run: DataError when they cannot train or cannot be tested."""
     partitioner = PARTITIONERS.create(scenario.partition.kind, scenario.partition.knobs)
     banks = split_banks(corpus, partitioner, scenario.seed)
     if not any(len(bank.test) for bank in banks):
         raise DataError("no bank has a test row; add data.test, e.g. test: {fraction: 0.2}")
-    model = MODELS.create(scenario.model.kind, scenario.model.knobs)
-    return Material(corpus, banks, model, encode(model, corpus))
+    return banks
 
 
 @dataclass(frozen=True)

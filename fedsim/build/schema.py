@@ -28,11 +28,21 @@ def json_schema(families: Families = FAMILIES) -> Schema:
         kept = {key: value for key, value in described.items() if value is not None}
         listed = entry in ("upload", "download")
         schema["properties"][entry] = {**({"type": "array", "items": reference} if listed else reference), **kept}
+    schema["properties"]["vary"] = _vary()
     for name, path in FLAT.items():
         schema["properties"][name] = {"description": f"another name of {dotted(path)}"}
     schema["properties"]["federated_learning"] = {"const": True, "description": "accepted, as in FinLoRA's files"}
     schema["properties"]["use_dp_lora"] = {"type": "boolean", "description": "another name of privacy.kind: dp_sgd"}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "fedsim scenario"}
+
+
+def _vary() -> Schema:
+    """Dotted keys cannot be listed: any name may stand before a list of values."""
+    values = {"type": "array", "minItems": 1}
+    lists = {"type": "object", "minProperties": 1, "additionalProperties": values}
+    paired = {**lists, "description": "lists of one length that are walked together"}
+    about = "lists of values by key, dotted as after --set: every combination is a run"
+    return {**lists, "description": about, "properties": {"paired": paired}}
 
 
 def _name(registry: Registry[Any]) -> str:

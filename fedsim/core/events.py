@@ -19,6 +19,7 @@ class BankSummary:
     num_test: int
     noise_multiplier: float  # 0 without DP
     sample_rate: float
+    delta: float | None = None  # at which epsilon is told; None: nothing is promised
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +79,14 @@ class RoundRow:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """The global model when training is over, to be exported: an adapter and what lies frozen under it."""
+    """A model when training is over, to be exported: an adapter and what lies frozen under it.
+
+    ``bank`` is None for the global model, else the bank whose own model it is.
+    """
 
     adapter: AdapterState
     frozen: tuple[AdapterState, ...]
+    bank: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +98,38 @@ class BaselineDone:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
-    """The end: ``summary`` is the object that ``fedsim run --format json`` prints."""
+class Turn:
+    """The next run of a grid. One that had ended before with the same scenario is not run again."""
 
-    status: str  # "completed", "budget_exhausted" or "interrupted"
+    number: int  # from 1
+    total: int
+    name: str  # its varied values
+    skipped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RunDone:
+    """A run of a grid has ended, now or before."""
+
+    name: str
     summary: Mapping[str, object]
 
 
-Event = Started | BankDone | RoundRow | Served | BaselineDone | Finished
+@dataclass(frozen=True, slots=True)
+class RunFailed:
+    """A run of a grid could not be done; the others go on."""
+
+    name: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end: ``summary`` is the object that ``fedsim run --format json`` prints."""
+
+    status: str  # "completed", "budget_exhausted" or "interrupted"; of a grid "completed" or "failed"
+    summary: Mapping[str, object]
+    exit_code: int = 0  # of a grid: the highest of its failed runs
+
+
+Event = Started | BankDone | RoundRow | Served | BaselineDone | Turn | RunDone | RunFailed | Finished

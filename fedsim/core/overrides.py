@@ -26,7 +26,7 @@ def override(document: Document, assignments: Sequence[str]) -> Document:
         place = f"--set #{number}"
         try:
             path, value, below = _parse(assignment, place)
-            path = _assign(data, path, value, place)
+            path = assign(data, path, value, place)
         except ScenarioError as error:
             problems.extend(error.problems)
             continue
@@ -42,16 +42,24 @@ def override(document: Document, assignments: Sequence[str]) -> Document:
 def _parse(assignment: str, place: str) -> tuple[KeyPath, Any, list[KeyPath]]:
     """(path, value, key paths below the value)"""
     text, equals, value = assignment.partition("=")
-    steps = list(_STEP.finditer(text.strip()))
-    if not equals or not steps or "".join(step[0] for step in steps) != text.strip() or text.strip()[0] in ".[":
+    path = parse_path(text)
+    if not equals or path is None:
         raise ScenarioError([Problem(place, "", f"expected path=value, got {assignment!r}")])
-    path = tuple(step[1] if step[1] is not None else int(step[2]) for step in steps)
     data, below = compose(value, lambda line, column: place)
     return path, data, list(below)
 
 
-def _assign(data: dict[str, Any], path: KeyPath, value: Any, place: str) -> KeyPath:
-    """Set one value in place; the path with numbers where lists are."""
+def parse_path(text: str) -> KeyPath | None:
+    """``upload[0].bits`` or ``upload.0.bits`` as a key path; None when it is none."""
+    text = text.strip()
+    steps = list(_STEP.finditer(text))
+    if not steps or "".join(step[0] for step in steps) != text or text[0] in ".[":
+        return None
+    return tuple(step[1] if step[1] is not None else int(step[2]) for step in steps)
+
+
+def assign(data: dict[str, Any], path: KeyPath, value: Any, place: str) -> KeyPath:
+    """Set one value in place; the path with numbers where lists are. ScenarioError, at ``place``, where it cannot."""
     entry: Any = data
     walked: list[str | int] = []
     for depth, part in enumerate(path):
