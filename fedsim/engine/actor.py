@@ -70,12 +70,13 @@ class ClientActor:
             return self.trainer.evaluate([EvalJob(None, model.adapter, model.frozen, rows)])[0]
 
     def evaluate_own(self, job: TrainJob, kept: Tensors, own: np.ndarray, rows: np.ndarray) -> Scores:
-        """Scores of rows under one bank's personal adapter. ``own`` are the bank's training rows."""
+        """Scores of rows under one bank's own adapter. ``own`` are the bank's training rows."""
+        adapter = self.own_adapter(job, kept, own)
         with reported(describe([job])):
-            adapter = self._personal(job, kept, own)
             return self.trainer.evaluate([EvalJob(job.bank, adapter, job.frozen, rows)])[0]
 
-    def _personal(self, job: TrainJob, kept: Tensors, own: np.ndarray) -> AdapterState:
+    def own_adapter(self, job: TrainJob, kept: Tensors, own: np.ndarray) -> AdapterState:
+        """The adapter that a bank uses itself under a personal rule."""
         few = own
         if len(own) > FUSE_ROWS:
             few = np.sort(seeds.rng(job.seed, "fuse").choice(own, FUSE_ROWS, replace=False))
@@ -84,7 +85,8 @@ class ClientActor:
             scores = self.trainer.evaluate([EvalJob(job.bank, adapter, job.frozen, few)])[0]
             return float(scores.nll.mean())
 
-        return self._rule.fuse(job, rule_kept(kept), loss)
+        with reported(describe([job])):
+            return self._rule.fuse(job, rule_kept(kept), loss)
 
 
 def describe(jobs: Sequence[TrainJob] | Sequence[Address]) -> str:

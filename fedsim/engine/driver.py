@@ -13,13 +13,17 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 
 from fedsim.core import seeds
-from fedsim.core.events import BankDone, BankSummary, Event, Finished, Served, Started
+from fedsim.core.events import BankDone, BankSummary, Event, Finished, RoundRow, Served, Started
 from fedsim.core.messages import Exchange, ServerState
-from fedsim.engine.evaluation import Evaluated, evaluate
+from fedsim.engine.evaluation import Evaluated, evaluate, own_adapters
 from fedsim.engine.plan import Plan
 from fedsim.engine.pool import Kept, Pool
-from fedsim.engine.totals import Totals
+from fedsim.engine.rows import round_row
 from fedsim.engine.transport import Delivery, Downlink, unpack
+from fedsim.privacy.accounting import Bound
+from fedsim.records.summary import Summary
+
+TIGHT_BANKS = 64  # a tight epsilon takes up to a second: it is computed for so many banks, the worst ones
 
 
 class Driver:
@@ -29,16 +33,17 @@ class Driver:
         self.plan, self.pool = plan, pool
         self.downlink = Downlink(plan.download, plan.seed)
         self.ledger = plan.ledger()
-        self.totals = Totals(plan, self.ledger)
+        self.started = _started(plan)
+        self.summary = Summary(self.started)
         self.kept: dict[str, Kept] = {}  # by bank; carried, never read
 
     def run(self) -> Iterator[Event]:
-        """Started, then per round BankDone of each bank and a RoundRow, then Served and Finished."""
+        """Started, then per round BankDone of each bank and a RoundRow, then Served of each model and Finished."""
         plan, strategy, clock = self.plan, self.plan.strategy, _Clock()
         self.pool.ready()
-        yield self._started()
+        yield self.started
         state = strategy.init(self.pool.new_adapter(plan.seed), plan.infos, plan.seed)
-        yield self.totals.add(0, [], evaluate(plan, self.pool, state, self.kept), clock.lap())
+        yield self._row(0, [], evaluate(plan, self.pool, state, self.kept), clock.lap())
         cohort = self._cohort(0)
         while cohort:
             jobs = [strategy.configure(state, bank, plan.seed) for bank in cohort]
@@ -48,17 +53,18 @@ class Driver:
                 self.ledger.charge(state.round, exchange.update.bank, exchange.update.spend)
             cohort = self._cohort(state.round)
             evaluated = self._evaluate(state, last=not cohort)
-            yield self.totals.add(state.round, exchanges, evaluated, clock.lap())
+            yield self._row(state.round, exchanges, evaluated, clock.lap())
+        if plan.exports:
+            yield from self._served(state)
         status = "completed" if state.round == plan.num_rounds else "budget_exhausted"
-        yield Served(strategy.serve(state), state.frozen)
-        yield Finished(status, self.totals.summary(status, clock.total()))
+        yield Finished(status, self.summary.result(status, clock.total(), self._tight_epsilons()))
 
     def _cohort(self, round_: int) -> list[str]:
         """The banks of a round; none when the run is over, or when the round would take one of them over the cap."""
         plan = self.plan
         if round_ >= plan.num_rounds:
             return []
-        cohort = sample([bank.name for bank in plan.banks], plan.client_fraction, plan.seed, round_)
+        cohort = sample([info.name for info in plan.infos], plan.client_fraction, plan.seed, round_)
         if plan.dp_cap is not None:
             for bank in cohort:
                 mechanism = plan.mechanisms[bank]
@@ -84,15 +90,43 @@ class Driver:
             return evaluate(self.plan, self.pool, state, self.kept)
         return Evaluated()
 
-    def _started(self) -> Started:
-        plan = self.plan
-        banks = []
-        for bank in plan.banks:
-            mechanism = plan.mechanisms[bank.name]
-            spend = mechanism.spend(mechanism.plan.steps_per_round)
-            noise = spend.noise_multiplier if spend is not None else 0.0
-            banks.append(BankSummary(bank.name, len(bank.train), len(bank.test), noise, mechanism.plan.sample_rate))
-        return Started(plan.name, plan.run_dir, plan.num_rounds, tuple(banks), plan.notes)
+    def _row(self, round_: int, exchanges: Sequence[Exchange], evaluated: Evaluated, seconds: float) -> RoundRow:
+        row = round_row(self.plan, self.ledger, round_, exchanges, evaluated, seconds)
+        self.summary.add(row)
+        return row
+
+    def _served(self, state: ServerState) -> Iterator[Served]:
+        """The global model, and under a personal rule every bank's own as its actor hands it out: for export only."""
+        yield Served(self.plan.strategy.serve(state), state.frozen)
+        if self.plan.rule.personal:
+            for bank, adapter in own_adapters(self.plan, self.pool, state, self.kept):
+                yield Served(adapter, state.frozen, bank)
+
+    def _tight_epsilons(self) -> dict[str, Bound]:
+        """By reported bank: tight for those that spent most, as charged for the others."""
+        ledger = self.ledger
+        ranked = sorted((info.name for info in self.plan.infos), key=ledger.epsilon, reverse=True)
+        bounds = {bank: ledger.tight_epsilon(bank) for bank in ranked[:TIGHT_BANKS]}
+        bounds |= {bank: Bound(ledger.epsilon(bank), ledger.accountant) for bank in ranked[TIGHT_BANKS:]}
+        return {bank.name: bounds[self.plan.trainer_of(bank.name)] for bank in self.plan.banks}
+
+
+def _started(plan: Plan) -> Started:
+    banks = []
+    for bank in plan.banks:
+        mechanism = plan.mechanisms[plan.trainer_of(bank.name)]
+        spend, terms = mechanism.spend(mechanism.plan.steps_per_round), mechanism.terms
+        banks.append(
+            BankSummary(
+                name=bank.name,
+                num_train=len(bank.train),
+                num_test=len(bank.test),
+                noise_multiplier=spend.noise_multiplier if spend else 0.0,
+                sample_rate=mechanism.plan.sample_rate,
+                delta=terms.dp_delta if terms else None,
+            )
+        )
+    return Started(plan.name, plan.run_dir, plan.num_rounds, tuple(banks), plan.notes)
 
 
 def sample(banks: Sequence[str], fraction: float, seed: int, round_: int) -> list[str]:

@@ -10,15 +10,16 @@ Evaluation is the simulator's instrument: what it moves is not counted as traffi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from fedsim.core.adapter import AdapterState
 from fedsim.core.messages import ServerState
 from fedsim.engine.plan import Plan
-from fedsim.engine.pool import Kept, Pool
-from fedsim.engine.transport import Address, Delivery, Parcel
+from fedsim.engine.pool import Kept, OwnJob, Pool
+from fedsim.engine.transport import Address, Parcel
 from fedsim.train.values import Scores
 
 CHUNK_ROWS = 256
@@ -61,18 +62,30 @@ def _global_scores(plan: Plan, pool: Pool, state: ServerState, rows: np.ndarray)
 def _personal_metrics(
     plan: Plan, pool: Pool, state: ServerState, kept: Mapping[str, Kept], rows: np.ndarray
 ) -> dict[str, Mapping[str, float]]:
-    jobs = [plan.strategy.configure(state, bank.name, plan.seed) for bank in plan.banks]
-    deliveries = [
-        Delivery(Address(job.round, job.bank, job.seed), Parcel(job.adapter, job.frozen, job.slots), 0) for job in jobs
-    ]
-    mine = [kept.get(bank.name) for bank in plan.banks]
-    found = dict(pool.evaluate_own(deliveries, mine, [bank.train for bank in plan.banks], rows))
+    found = dict(pool.evaluate_own(_own_jobs(plan, state, kept), rows))
     metrics: dict[str, Mapping[str, float]] = {}
     for index, bank in enumerate(plan.banks):
         everyone = plan.evaluation.metrics(found[index])
         own = _own_metrics(plan, found[index], bank.test)
         metrics[bank.name] = {**own, **{f"everyone_{name}": value for name, value in everyone.items()}}
     return metrics
+
+
+def own_adapters(
+    plan: Plan, pool: Pool, state: ServerState, kept: Mapping[str, Kept]
+) -> Iterator[tuple[str, AdapterState]]:
+    """(bank, its own adapter) of every bank under a personal rule, as actors hand them out."""
+    for index, adapter in pool.own_adapters(_own_jobs(plan, state, kept)):
+        yield plan.banks[index].name, adapter
+
+
+def _own_jobs(plan: Plan, state: ServerState, kept: Mapping[str, Kept]) -> list[OwnJob]:
+    jobs = []
+    for bank in plan.banks:
+        job = plan.strategy.configure(state, bank.name, plan.seed)
+        address, parcel = Address(job.round, job.bank, job.seed), Parcel(job.adapter, job.frozen, job.slots)
+        jobs.append(OwnJob(address, parcel, kept.get(bank.name), bank.train))
+    return jobs
 
 
 def _own_metrics(plan: Plan, scores: Scores, test: np.ndarray) -> Mapping[str, float]:

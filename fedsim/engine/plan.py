@@ -25,7 +25,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Plan:
-    """``banks`` and ``infos`` are the same banks in the same order, which is the order of every sum."""
+    """``infos`` are the banks that train, in the order of every sum; ``banks`` those that are measured and reported.
+
+    They are the same banks in the same order, except under pooled training: one bank then holds the rows of all.
+    """
 
     name: str
     run_dir: str  # shown to the user; the driver writes no files
@@ -38,8 +41,13 @@ class Plan:
     upload: Codec
     banks: tuple[BankRows, ...]
     infos: tuple[BankInfo, ...]
-    mechanisms: Mapping[str, Mechanism]  # by bank
+    mechanisms: Mapping[str, Mechanism]  # by bank that trains
     ledger: Callable[[], Ledger]
     dp_cap: float | None  # no bank's epsilon may exceed it: the run stops before the round that would
     evaluation: Evaluation
     notes: tuple[str, ...] = ()  # sentences for the user, shown when the run starts
+    exports: bool = True  # whether adapters are handed out at the end; a baseline is only measured
+
+    def trainer_of(self, bank: str) -> str:
+        """Who trains on a measured bank's rows."""
+        return bank if bank in self.mechanisms else self.infos[0].name

@@ -7,7 +7,7 @@ anything is computed from them: arrival order drives the progress display and no
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -15,11 +15,21 @@ import numpy as np
 from fedsim.core.adapter import AdapterState, Tensors
 from fedsim.engine.actor import ClientActor
 from fedsim.engine.resources import Actors, cohorts
-from fedsim.engine.transport import Delivery, Parcel, Reply
+from fedsim.engine.transport import Address, Delivery, Parcel, Reply
 from fedsim.train.values import Scores
 
 Kept = object
 """A bank's private state as the driver holds it: something to carry, never to read. None before a bank's first job."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnJob:
+    """What an actor needs to make one bank's own adapter. Under a personal rule: an instrument, not traffic."""
+
+    to: Address
+    parcel: Parcel
+    kept: Kept
+    own: np.ndarray  # (n,) the bank's training rows
 
 
 class Pool(Protocol):
@@ -37,10 +47,11 @@ class Pool(Protocol):
     def evaluate(self, model: Parcel, chunks: Sequence[np.ndarray]) -> Iterator[tuple[int, Scores]]:
         """(index of the chunk, scores of its rows) under one adapter."""
 
-    def evaluate_own(
-        self, deliveries: Sequence[Delivery], kept: Sequence[Kept], own: Sequence[np.ndarray], rows: np.ndarray
-    ) -> Iterator[tuple[int, Scores]]:
-        """(index of the delivery, scores of ``rows`` under that bank's personal adapter)."""
+    def evaluate_own(self, jobs: Sequence[OwnJob], rows: np.ndarray) -> Iterator[tuple[int, Scores]]:
+        """(index of the job, scores of ``rows`` under that bank's own adapter)."""
+
+    def own_adapters(self, jobs: Sequence[OwnJob]) -> Iterator[tuple[int, AdapterState]]:
+        """(index of the job, that bank's own adapter), for export at the end of a run."""
 
     def close(self) -> None:
         """End every actor. Safe to call twice."""
@@ -68,11 +79,13 @@ class InlinePool:
         for index, rows in enumerate(chunks):
             yield index, self._client.evaluate(model, rows)
 
-    def evaluate_own(
-        self, deliveries: Sequence[Delivery], kept: Sequence[Kept], own: Sequence[np.ndarray], rows: np.ndarray
-    ) -> Iterator[tuple[int, Scores]]:
-        for index, delivery in enumerate(deliveries):
-            yield index, self._client.evaluate_own(delivery.job(), _value(kept[index]), own[index], rows)
+    def evaluate_own(self, jobs: Sequence[OwnJob], rows: np.ndarray) -> Iterator[tuple[int, Scores]]:
+        for index, job in enumerate(jobs):
+            yield index, self._client.evaluate_own(job.parcel.job(job.to), _value(job.kept), job.own, rows)
+
+    def own_adapters(self, jobs: Sequence[OwnJob]) -> Iterator[tuple[int, AdapterState]]:
+        for index, job in enumerate(jobs):
+            yield index, self._client.own_adapter(job.parcel.job(job.to), _value(job.kept), job.own)
 
     def close(self) -> None:
         pass

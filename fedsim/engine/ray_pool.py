@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from fedsim.core.adapter import AdapterState, Tensors
     from fedsim.engine.actor import ClientActor
-    from fedsim.engine.pool import Kept
+    from fedsim.engine.pool import Kept, OwnJob
     from fedsim.engine.transport import Address, Delivery, Parcel, Reply
     from fedsim.train.values import Scores
 
@@ -72,6 +72,9 @@ class _Process:
 
     def evaluate_own(self, to: Address, parcel: Parcel, kept: Tensors, own: np.ndarray, rows: np.ndarray) -> Scores:
         return self.client.evaluate_own(parcel.job(to), kept, own, rows)
+
+    def own_adapter(self, to: Address, parcel: Parcel, kept: Tensors, own: np.ndarray) -> AdapterState:
+        return self.client.own_adapter(parcel.job(to), kept, own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,22 +134,22 @@ class RayPool:
         for number, scores, _ in self._run(calls):
             yield number, scores
 
-    def evaluate_own(
-        self, deliveries: Sequence[Delivery], kept: Sequence[Kept], own: Sequence[np.ndarray], rows: np.ndarray
-    ) -> Iterator[tuple[int, Scores]]:
+    def evaluate_own(self, jobs: Sequence[OwnJob], rows: np.ndarray) -> Iterator[tuple[int, Scores]]:
+        yield from self._run_own("evaluate_own", jobs, ray.put(rows))
+
+    def own_adapters(self, jobs: Sequence[OwnJob]) -> Iterator[tuple[int, AdapterState]]:
+        yield from self._run_own("own_adapter", jobs)
+
+    def _run_own(self, method: str, jobs: Sequence[OwnJob], *more: Ref) -> Iterator[tuple[int, Any]]:
         from fedsim.engine.actor import describe
 
-        store, all_rows = _Store(), ray.put(rows)
-        calls = [
-            _Call(
-                describe([delivery.to]),
-                "evaluate_own",
-                (delivery.to, store.put(delivery.parcel), {} if mine is None else mine, train, all_rows),
-            )
-            for delivery, mine, train in zip(deliveries, kept, own, strict=True)
-        ]
-        for number, scores, _ in self._run(calls):
-            yield number, scores
+        store = _Store()
+        calls = []
+        for job in jobs:
+            args = (job.to, store.put(job.parcel), {} if job.kept is None else job.kept, job.own, *more)
+            calls.append(_Call(describe([job.to]), method, args))
+        for number, value, _ in self._run(calls):
+            yield number, value
 
     def close(self) -> None:
         """End every actor. Safe to call twice."""

@@ -1,67 +1,106 @@
 """The object at the end of a run. Other programs read it: keys may be added, those below stay.
 
     {"run_dir", "status", "rounds", "metrics": {"auc", ...},
-     "banks": {name: {"auc", ..., "num_train", "epsilon", "delta",
+     "banks": {name: {"auc", ..., "num_train", "epsilon", "epsilon_pld", "epsilon_pld_method", "delta",
                       "spend": {"sample_rate", "noise_multiplier", "num_steps"}, "bytes_up", "bytes_down"}},
-     "epsilon", "bytes_up", "bytes_down", "seconds"}
+     "epsilon", "epsilon_pld", "epsilon_pld_method", "bytes_up", "bytes_down", "seconds"}
 
-``metrics`` are the last evaluation's; a bank's stand beside its other values. ``epsilon`` is the worst bank's, and it
-and ``delta`` are null where nothing is promised. Bytes are of the whole run.
+``metrics`` are the last evaluation's; a bank's stand beside its other values. Bytes are of the whole run.
+
+``epsilon`` is what the run's accountant has charged and its cap obeyed; ``epsilon_pld`` is the tight value for the same
+steps, and ``epsilon_pld_method`` says "rdp" where no tighter one was computed. Outside ``banks`` they are the worst
+bank's. They and ``delta`` are null where nothing is promised, ``epsilon_pld`` also in a run that did not come to its
+end. Without a mechanism ``spend`` has noise_multiplier 0.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from fedsim.core.events import BankRow, BankSummary, RoundRow, Started
 
-
-def summary(
-    started: Started, rows: Sequence[RoundRow], status: str, delta: float | None, seconds: float
-) -> dict[str, object]:
-    """The run so far, from its events. ``delta`` is the privacy block's; ``seconds`` is the wall-clock time."""
-    by_bank: dict[str, list[BankRow]] = {bank.name: [] for bank in started.banks}
-    for row in rows:
-        for bank_row in row.banks:
-            by_bank[bank_row.bank].append(bank_row)
-    epsilons = [_epsilon(bank, by_bank[bank.name]) for bank in started.banks]
-    promised = [epsilon for epsilon in epsilons if epsilon is not None]
-    return {
-        "run_dir": started.run_dir,
-        "status": status,
-        "rounds": rows[-1].round if rows else 0,
-        "metrics": _last_metrics(rows),
-        "banks": {bank.name: _bank(bank, by_bank[bank.name], delta) for bank in started.banks},
-        "epsilon": max(promised) if promised and len(promised) == len(epsilons) else None,
-        "bytes_up": sum(row.bytes_up for row in rows),
-        "bytes_down": sum(row.bytes_down for row in rows),
-        "seconds": seconds,
-    }
+Tight = Mapping[str, tuple[float, str]]  # bank -> epsilon and how it was computed
 
 
-def _bank(bank: BankSummary, rows: Sequence[BankRow], delta: float | None) -> dict[str, object]:
-    epsilon = _epsilon(bank, rows)
-    return {
-        **_last_metrics(rows),
-        "num_train": bank.num_train,
-        "epsilon": epsilon,
-        "delta": None if epsilon is None else delta,
-        "spend": {
-            "sample_rate": bank.sample_rate,
-            "noise_multiplier": bank.noise_multiplier,
-            "num_steps": sum(row.num_steps for row in rows),
-        },
-        "bytes_up": sum(row.bytes_up for row in rows),
-        "bytes_down": sum(row.bytes_down for row in rows),
-    }
+@dataclass(slots=True)
+class _Total:
+    """One bank so far."""
+
+    bank: BankSummary
+    num_steps: int = 0
+    epsilon: float = 0.0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)  # of the last evaluation
+
+    def add(self, row: BankRow) -> None:
+        self.num_steps += row.num_steps
+        self.epsilon = row.epsilon
+        self.bytes_up += row.bytes_up
+        self.bytes_down += row.bytes_down
+        self.metrics = row.metrics or self.metrics
+
+    def result(self, tight: tuple[float, str] | None) -> dict[str, Any]:
+        bank, (epsilon_pld, method) = self.bank, tight or (math.inf, None)
+        promises = bank.delta is not None and bank.noise_multiplier > 0 and math.isfinite(self.epsilon)
+        is_tight = promises and math.isfinite(epsilon_pld)
+        return {
+            **self.metrics,
+            "num_train": bank.num_train,
+            "epsilon": self.epsilon if promises else None,
+            "epsilon_pld": epsilon_pld if is_tight else None,
+            "epsilon_pld_method": method if is_tight else None,
+            "delta": bank.delta if promises else None,
+            "spend": {
+                "sample_rate": bank.sample_rate,
+                "noise_multiplier": bank.noise_multiplier,
+                "num_steps": self.num_steps,
+            },
+            "bytes_up": self.bytes_up,
+            "bytes_down": self.bytes_down,
+        }
 
 
-def _epsilon(bank: BankSummary, rows: Sequence[BankRow]) -> float | None:
-    """None without noise: such a bank promises nothing, also before it has trained."""
-    spent = rows[-1].epsilon if rows else 0.0
-    return spent if bank.noise_multiplier > 0 and math.isfinite(spent) else None
+class Summary:
+    """A run as it adds up: fed with its rows, of which it keeps none."""
+
+    def __init__(self, started: Started) -> None:
+        self._run_dir = started.run_dir
+        self._totals = {bank.name: _Total(bank) for bank in started.banks}
+        self._metrics: Mapping[str, float] = {}
+        self._rounds = self._bytes_up = self._bytes_down = 0
+
+    def add(self, row: RoundRow) -> None:
+        """A finished round."""
+        for bank in row.banks:
+            self._totals[bank.bank].add(bank)
+        self._metrics = row.metrics or self._metrics
+        self._rounds = row.round
+        self._bytes_up += row.bytes_up
+        self._bytes_down += row.bytes_down
+
+    def result(self, status: str, seconds: float, tight: Tight | None = None) -> dict[str, object]:
+        """The object as it stands now. ``seconds`` is the wall-clock time; ``tight`` is of every bank, or not known."""
+        banks = {name: total.result(tight[name] if tight else None) for name, total in self._totals.items()}
+        worst_pld = _worst(banks, "epsilon_pld")
+        return {
+            "run_dir": self._run_dir,
+            "status": status,
+            "rounds": self._rounds,
+            "metrics": dict(self._metrics),
+            "banks": banks,
+            "epsilon": _worst(banks, "epsilon")["epsilon"],
+            "epsilon_pld": worst_pld["epsilon_pld"],
+            "epsilon_pld_method": worst_pld["epsilon_pld_method"],
+            "bytes_up": self._bytes_up,
+            "bytes_down": self._bytes_down,
+            "seconds": seconds,
+        }
 
 
-def _last_metrics(rows: Sequence[RoundRow | BankRow]) -> dict[str, float]:
-    return next((dict(row.metrics) for row in reversed(rows) if row.metrics), {})
+def _worst(banks: Mapping[str, dict[str, Any]], name: str) -> dict[str, Any]:
+    """The bank with the largest value; one to which nothing is promised is worse than all others."""
+    return max(banks.values(), key=lambda bank: math.inf if bank[name] is None else bank[name])

@@ -21,6 +21,7 @@ from fedsim.core.messages import BankInfo, Spend, TrainJob
 from fedsim.core.rows import BankRows
 from fedsim.engine.actor import ClientActor
 from fedsim.engine.plan import Evaluation, Plan
+from fedsim.privacy.accounting import Bound
 from fedsim.privacy.base import BankPlan, Mechanism, Terms
 from fedsim.privacy.ledger import Ledger
 from fedsim.strategies import STRATEGIES
@@ -148,6 +149,9 @@ class ToyLedger(Ledger):
 
     def epsilon(self, bank: str) -> float:
         return sum(spend.num_steps for spend in self.spent(bank)) / 10
+
+    def tight_epsilon(self, bank: str) -> Bound:
+        return Bound(self.epsilon(bank) / 2, "pld")
 
     def would_exceed(self, bank: str, spend: Spend | None, cap: float) -> bool:
         return spend is not None and self.epsilon(bank) + spend.num_steps / 10 > cap

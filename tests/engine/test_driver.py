@@ -19,6 +19,7 @@ from fedsim.engine.driver import Driver, sample
 from fedsim.engine.pool import InlinePool, Kept
 from fedsim.engine.resources import Actors
 from fedsim.engine.transport import Delivery, Reply
+from fedsim.privacy.base import Terms
 from fedsim.privacy.ledger import Ledger
 from fedsim.privacy.none import NoPrivacy
 from tests.engine import fakes
@@ -70,8 +71,9 @@ def test_summary_adds_up_the_rounds() -> None:
     assert summary["rounds"] == 3
     assert summary["bytes_up"] == sum(row.bytes_up for row in rounds(events))
     assert summary["epsilon"] == pytest.approx(0.9)
+    assert (summary["epsilon_pld"], summary["epsilon_pld_method"]) == (pytest.approx(0.45), "pld")
     west = summary["banks"]["west"]
-    assert west["spend"] == {"sample_rate": 0.1, "noise_multiplier": 1.0, "num_steps": 9}
+    assert west["spend"] == {"sample_rate": 2 / 30, "noise_multiplier": 1.0, "num_steps": 9}
     assert (west["num_train"], west["rows"], west["bytes_up"], west["delta"]) == (30, 8.0, 3 * 4 * FLOATS, 1e-5)
     assert summary["metrics"] == rounds(events)[-1].metrics
 
@@ -175,7 +177,15 @@ def test_without_a_mechanism_epsilon_is_infinite_in_rows_and_null_in_the_summary
     events = list(Driver(plan, InlinePool(client, Actors())).run())
     assert [row.epsilon for row in rounds(events)] == [0.0, float("inf")]
     summary = events[-1].summary  # type: ignore[union-attr]
-    assert (summary["epsilon"], summary["banks"]["west"]["delta"]) == (None, None)
+    assert (summary["epsilon"], summary["epsilon_pld"], summary["banks"]["west"]["delta"]) == (None, None, None)
+    assert summary["banks"]["west"]["spend"]["noise_multiplier"] == 0
+
+
+def test_tight_epsilons_are_computed_for_the_banks_that_spent_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedsim.engine.driver.TIGHT_BANKS", 1)
+    summary = run(fakes.plan(num_rounds=1, client_fraction=0.4))[-1].summary  # type: ignore[attr-defined]
+    methods = {bank["spend"]["num_steps"]: bank["epsilon_pld_method"] for bank in summary["banks"].values()}
+    assert methods == {3: "pld", 0: "rdp"}
 
 
 # ---------------------------------------------------------------------------------------------------------- evaluation
@@ -196,6 +206,28 @@ def test_a_personal_bank_is_measured_with_its_own_adapter() -> None:
     assert [bank.metrics["rows"] for bank in row.banks] == [6, 6, 8]
     assert len({bank.metrics["everyone_nll"] for bank in row.banks}) == 3
     assert row.banks[0].metrics["everyone_nll"] != row.metrics["nll"]
+
+
+def test_the_adapters_that_banks_use_themselves_are_handed_out_at_the_end() -> None:
+    plan = fakes.plan(rule=fakes.Personal(), num_rounds=2)
+    served = {event.bank: event.adapter.tensors for event in run(plan) if isinstance(event, Served)}
+    assert list(served) == [None, *fakes.BANKS]
+    assert len({float(served[bank]["q.B"].sum()) for bank in fakes.BANKS}) == 3
+    assert all(torch.equal(served[bank]["q.A"], served[None]["q.A"]) for bank in fakes.BANKS)
+    assert not any(isinstance(event, Served) for event in run(replace(plan, exports=False)))
+
+
+def test_one_bank_may_train_on_the_rows_of_all() -> None:
+    plan = fakes.plan(num_rounds=2)
+    whole = replace(plan.mechanisms["west"].plan, name="west")
+    pooled = replace(plan, infos=plan.infos[2:], mechanisms={"west": fakes.ToyMechanism(Terms(dp_delta=1e-5), whole)})
+    events = run(replace(pooled, banks=plan.banks[:2]))
+    row = rounds(events)[-1]
+    assert [(bank.bank, bank.num_train, bank.num_steps) for bank in row.banks] == [("east", 10, 3), ("north", 20, 3)]
+    assert [bank.metrics["rows"] for bank in row.banks] == [6, 6]
+    assert (row.bytes_up, [bank.bytes_up for bank in row.banks]) == (4 * FLOATS, [0, 0])
+    assert [bank.epsilon for bank in row.banks] == [pytest.approx(0.6)] * 2
+    assert {event.bank for event in events if isinstance(event, BankDone)} == {"west"}
 
 
 def test_a_bank_without_test_rows_has_no_metrics() -> None:

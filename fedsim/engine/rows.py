@@ -1,0 +1,64 @@
+"""One finished round as a row: what moved, what was spent, what was measured, by bank and in all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from fedsim.core.events import BankRow, RoundRow
+from fedsim.core.messages import Exchange, Update
+from fedsim.core.rows import BankRows
+from fedsim.engine.evaluation import Evaluated
+from fedsim.engine.plan import Plan
+from fedsim.privacy.ledger import Ledger
+
+
+def round_row(
+    plan: Plan, ledger: Ledger, round_: int, exchanges: Sequence[Exchange], evaluated: Evaluated, seconds: float
+) -> RoundRow:
+    """The row of a round that took ``seconds``. The ledger has been charged before."""
+    updates = {exchange.update.bank: exchange.update for exchange in exchanges}
+    epsilons = {info.name: ledger.epsilon(info.name) for info in plan.infos}
+    rows = []
+    for bank in plan.banks:
+        trainer, metrics = plan.trainer_of(bank.name), evaluated.banks.get(bank.name, {})
+        rows.append(_bank_row(bank, round_, updates.get(trainer), epsilons[trainer], metrics))
+    return RoundRow(
+        round=round_,
+        num_rounds=plan.num_rounds,
+        metrics=evaluated.metrics,
+        banks=tuple(rows),
+        epsilon=max(epsilons.values()),
+        bytes_up=sum(update.bytes_up for update in updates.values()),
+        bytes_down=sum(update.bytes_down for update in updates.values()),
+        seconds=seconds,
+        oracle=_mean_oracle(list(updates.values())),
+    )
+
+
+def _bank_row(
+    bank: BankRows, round_: int, update: Update | None, epsilon: float, metrics: Mapping[str, float]
+) -> BankRow:
+    """``update`` is what trained on the bank's rows; only what carries the bank's name was sent by it."""
+    sent = update if update and update.bank == bank.name else None
+    return BankRow(
+        round=round_,
+        bank=bank.name,
+        participated=update is not None,
+        num_train=bank.num_examples,
+        num_steps=update.num_steps if update else 0,
+        epsilon=epsilon,
+        bytes_up=sent.bytes_up if sent else 0,
+        bytes_down=sent.bytes_down if sent else 0,
+        metrics=metrics,
+        oracle=update.oracle if update else {},
+    )
+
+
+def _mean_oracle(updates: Sequence[Update]) -> dict[str, float]:
+    """Numbers that every participant reports, averaged by number of examples."""
+    if not updates:
+        return {}
+    shared = sorted(set.intersection(*(set(update.oracle) for update in updates)))
+    total = sum(update.num_examples for update in updates)
+    return {name: math.fsum(update.num_examples * update.oracle[name] for update in updates) / total for name in shared}
