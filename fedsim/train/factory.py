@@ -9,6 +9,7 @@ import torch
 from fedsim.core.rows import Rows
 from fedsim.core.scenario import Lora
 from fedsim.models.base import BaseModel
+from fedsim.train.heap import keep_big_blocks
 from fedsim.train.trainer import LocalTraining, Trainer
 
 
@@ -24,5 +25,6 @@ class TrainerFactory:
     threads: int
 
     def __call__(self) -> Trainer:
+        keep_big_blocks()
         torch.set_num_threads(self.threads)
         return Trainer(self.model.load(self.lora, self.num_labels), self.rows, self.local)
