@@ -102,6 +102,33 @@ def methods(
     show(format_.value, sys.stdout)
 
 
+class Rendering(StrEnum):
+    TEXT = "text"
+    CSV = "csv"
+    JSON = "json"
+    MARKDOWN = "markdown"
+    LATEX = "latex"
+
+
+@app.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(help="Run directories, or folders that hold some.", metavar="DIR")],
+    format_: Annotated[Rendering, typer.Option("--format", help="How the table is written.")] = Rendering.TEXT,
+    metric: Annotated[str | None, typer.Option(help="The metric. Default: the first that all runs have.")] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="KEY=VALUE", help="Also the difference to this, e.g. strategy=fedavg.")
+    ] = None,
+) -> None:
+    """Compare ended runs: means over seeds, who gains and who loses by joining, and what it costs."""
+    from fedsim.records.collect import collect
+    from fedsim.records.compare import compare as compared
+    from fedsim.records.compare import setting
+    from fedsim.records.render import render
+
+    found, notes = collect(folders)
+    typer.echo(render(compared(found, metric, setting(against)), notes, format_.value))
+
+
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of scenario files, for editors that complete and check YAML."""

@@ -26,8 +26,8 @@ from typing import Any
 
 from fedsim.core.document import Document
 from fedsim.core.errors import Problem, ScenarioError
-from fedsim.core.overrides import assign, parse_path
-from fedsim.core.strict_yaml import KeyPath, dotted
+from fedsim.core.overrides import assign
+from fedsim.core.strict_yaml import KeyPath, dotted, parse_path
 
 MAX_RUNS = 1000
 MAX_VALUE, MAX_NAME = 40, 200  # characters of a value in a name, and of a name: a folder's may have 255 bytes
@@ -72,7 +72,7 @@ def expand(document: Document) -> list[Combination]:
     problems += _overlaps(document, [key for axis in axes for key in axis])
     if problems:
         raise ScenarioError(problems)
-    names = {key.path: _names(key.values) for axis in axes for key in axis}
+    names = {key.path: short_names(key.values) for axis in axes for key in axis}
     steps = [[[(key, index) for key in axis] for index in range(len(axis[0].values))] for axis in axes]
     found = []
     for chosen in product(*steps):
@@ -157,7 +157,7 @@ def _combined(document: Document, picks: Sequence[tuple[_Key, int]]) -> Document
     return Document(data, positions, document.source)
 
 
-def _names(values: Sequence[Any]) -> list[str]:
+def short_names(values: Sequence[Any]) -> list[str]:
     """A short text per value, all different. What is equal in every mapping that has it is left out."""
     told = [_text(value, _shared(values)) for value in values]
     return [name if told.count(name) == 1 else f"{name}~{index + 1}" for index, name in enumerate(told)]
@@ -179,9 +179,9 @@ def _text(value: Any, left_out: set[str]) -> str:
 
     def walk(entry: Any) -> None:
         if isinstance(entry, dict):
-            for knob, inner in entry.items():
+            for knob in sorted(entry, key=lambda knob: knob != "kind"):
                 if knob not in left_out:
-                    walk(inner)
+                    walk(entry[knob])
         elif isinstance(entry, list):
             for inner in entry:
                 walk(inner)
