@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Task = Literal["binary", "choice", "text"]
+Metric = Literal["auc", "accuracy", "f1", "nll", "ks", "brier", "ece", "perplexity"]
 
 
 @dataclass(frozen=True, slots=True)

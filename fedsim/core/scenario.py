@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from fedsim.core.metrics import Metric
 from fedsim.core.registry import Config
 
-Metric = Literal["auc", "accuracy", "f1", "nll", "ks", "brier"]
 Baseline = Literal["zero_shot", "local", "pooled"]
 T = TypeVar("T", bound=Hashable)
 

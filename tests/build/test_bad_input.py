@@ -184,7 +184,7 @@ ROWS = {
     ),
     "unknown choice in a list": (
         {"evaluate": "{metrics: [auc, acuracy]}"},
-        "f.yaml:4:27: evaluate.metrics[1]: one of auc, accuracy, f1, nll, ks, brier; got 'acuracy' "
+        "f.yaml:4:27: evaluate.metrics[1]: one of auc, accuracy, f1, nll, ks, brier, ece, perplexity; got 'acuracy' "
         "(did you mean 'accuracy')",
     ),
     "number outside the choice": (
