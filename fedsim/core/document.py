@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from fedsim.core.errors import Problem, ScenarioError
-from fedsim.core.strict_yaml import KeyPath, compose, dotted
+from fedsim.core.errors import FedsimError, Problem, ScenarioError
+from fedsim.core.strict_yaml import KeyPath, compose, dotted, parse_path
 
 MAX_BYTES = 1 << 20
 
@@ -34,6 +35,21 @@ class Document:
 
     def problem(self, path: KeyPath, message: str, exit_code: int = 2) -> Problem:
         return Problem(self.where(path), dotted(path), message, exit_code)
+
+    @contextmanager
+    def placing(self) -> Iterator[None]:
+        """Errors raised inside that name a key of this document get its place."""
+        try:
+            yield
+        except ScenarioError as error:
+            raise type(error)(self._placed(problem) for problem in error.problems) from error
+        except FedsimError as error:
+            if not error.key:
+                raise
+            raise type(error)(str(self._placed(Problem("", error.key, str(error))))) from error
+
+    def _placed(self, problem: Problem) -> Problem:
+        return problem if problem.where else replace(problem, where=self.where(parse_path(problem.key) or ()))
 
 
 def read(path: Path) -> Document:

@@ -11,20 +11,34 @@
       QuorumError                7  too few banks returned an update
       SecurityError              8  refused because it would be unsafe
 
-Every class survives pickle, so an actor can raise it: state lives in ``args`` only.
+Every class survives pickle, so an actor can raise it: state lives in ``args`` only. What is found wrong after the
+scenario file was read knows the key to blame (``blaming``), and its place is filled in where the file is at hand
+(``Document.placing``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 
 
 class FedsimError(Exception):
-    """Base of all errors; ``str(error)`` is the one line shown to the user."""
+    """Base of all errors, made from a message and, where known, the scenario key to blame ("lora.target_modules").
+
+    ``str(error)`` is the message: the one line shown to the user.
+    """
 
     exit_code = 70
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+    @property
+    def key(self) -> str:
+        """Dotted, empty where unknown."""
+        return str(self.args[1]) if len(self.args) > 1 else ""
 
 
 class DataError(FedsimError):
@@ -88,6 +102,17 @@ class ScenarioError(FedsimError):
 
 class PrivacyConfigError(ScenarioError):
     """The privacy block asks for something that cannot be accounted for."""
+
+
+@contextmanager
+def blaming(key: str) -> Iterator[None]:
+    """Errors raised inside are the fault of this scenario key, unless they name another."""
+    try:
+        yield
+    except ScenarioError:
+        raise
+    except FedsimError as error:
+        raise type(error)(str(error), error.key or key) from error
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

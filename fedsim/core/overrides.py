@@ -9,9 +9,7 @@ from typing import Any
 
 from fedsim.core.document import Document
 from fedsim.core.errors import Problem, ScenarioError
-from fedsim.core.strict_yaml import KeyPath, compose, dotted
-
-_STEP = re.compile(r"\.?([^.\[\]=]+)|\[([0-9]{1,6})\]")
+from fedsim.core.strict_yaml import KeyPath, compose, dotted, parse_path
 
 
 def override(document: Document, assignments: Sequence[str]) -> Document:
@@ -47,15 +45,6 @@ def _parse(assignment: str, place: str) -> tuple[KeyPath, Any, list[KeyPath]]:
         raise ScenarioError([Problem(place, "", f"expected path=value, got {assignment!r}")])
     data, below = compose(value, lambda line, column: place)
     return path, data, list(below)
-
-
-def parse_path(text: str) -> KeyPath | None:
-    """``upload[0].bits`` or ``upload.0.bits`` as a key path; None when it is none."""
-    text = text.strip()
-    steps = list(_STEP.finditer(text))
-    if not steps or "".join(step[0] for step in steps) != text or text[0] in ".[":
-        return None
-    return tuple(step[1] if step[1] is not None else int(step[2]) for step in steps)
 
 
 def assign(data: dict[str, Any], path: KeyPath, value: Any, place: str) -> KeyPath:

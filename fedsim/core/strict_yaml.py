@@ -46,6 +46,7 @@ _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": Fals
 _INT = re.compile(r"[-+]?[0-9]+")
 _OCTAL_OR_HEX = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_STEP = re.compile(r"\.?([^.\[\]=]+)|\[([0-9]{1,6})\]")  # of a key path
 _SPECIAL = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 # What the parser says, and what we say. Second: whether the place is where the construct began, not where it failed.
@@ -69,6 +70,15 @@ def dotted(path: KeyPath) -> str:
     """("upload", 0, "bits") as users write it: ``upload[0].bits``."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
     return text if text.isprintable() else ascii(text)
+
+
+def parse_path(text: str) -> KeyPath | None:
+    """The inverse of ``dotted``, which takes ``upload.0.bits`` as well; None for what is no key path."""
+    text = text.strip()
+    steps = list(_STEP.finditer(text))
+    if not steps or "".join(step[0] for step in steps) != text or text[0] in ".[":
+        return None
+    return tuple(step[1] if step[1] is not None else int(step[2]) for step in steps)
 
 
 def compose(text: str, place: Place) -> tuple[Any, dict[KeyPath, str]]:

@@ -56,10 +56,20 @@ class HuggingFace(BaseModel):
             raise ModelError(f"no model folder {self.source!r}")
         return None
 
-    def _arguments(self) -> dict[str, Any]:
+    def _arguments(self, num_labels: int = 0) -> dict[str, Any]:
+        """Of transformers' ``from_pretrained``."""
         revision = getattr(self.config, "revision", None)
         arguments: dict[str, Any] = {"trust_remote_code": False, "local_files_only": self.folder is not None}
+        if self.config.task == "sequence_classification" and num_labels:
+            arguments["num_labels"] = num_labels
         return arguments | ({"revision": revision} if revision else {})
+
+    def _auto_class(self) -> Any:
+        import transformers
+
+        if self.config.task == "causal_lm":
+            return transformers.AutoModelForCausalLM
+        return transformers.AutoModelForSequenceClassification
 
     def _tokenizer(self) -> Any:
         from transformers import AutoTokenizer
@@ -109,9 +119,27 @@ class HuggingFace(BaseModel):
             starts.append(len(prompt))
         return ragged(rows, starts, corpus, tuple(map(tuple, answers)) if corpus.label_words else ())
 
-    def load(self, lora: Lora, num_labels: int) -> CohortModel:
+    def check(self, lora: Lora, num_labels: int) -> None:
+        """The network is built and adapted as in ``load``, but on torch's meta device, where weights take no memory."""
         import torch
         import transformers
+
+        from fedsim.models.network import Adapted, as_model_errors, check_folder, quiet_libraries
+
+        quiet_libraries()
+        if self.folder is not None:
+            check_folder(self.folder)
+        if self.config.task == "sequence_classification" and not num_labels:
+            raise ModelError("sequence_classification needs labels, but the answers are free text", "model.task")
+        with as_model_errors(self.source):
+            config = transformers.AutoConfig.from_pretrained(self.source, **self._arguments(num_labels))
+            with torch.device("meta"):
+                network = self._auto_class().from_config(config)
+        with torch.device("meta"):
+            Adapted(network, lora, self.config.task, self.source)
+
+    def load(self, lora: Lora, num_labels: int) -> CohortModel:
+        import torch
 
         from fedsim.models.network import (
             Adapted,
@@ -126,16 +154,14 @@ class HuggingFace(BaseModel):
         quiet_libraries()
         if self.folder is not None:
             check_folder(self.folder)
-        causal = self.config.task == "causal_lm"
-        loader = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForSequenceClassification
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = getattr(torch, self.config.dtype)
         tokenizer = self._tokenizer()
-        arguments = self._arguments() | ({} if causal else {"num_labels": num_labels})
+        arguments = self._arguments(num_labels)
         if device == "cpu" and dtype == torch.bfloat16:
             arguments["attn_implementation"] = "eager"  # torch's fused backward takes 40 % of a step here
         with as_model_errors(self.source):
-            network = loader.from_pretrained(
+            network = self._auto_class().from_pretrained(
                 self.source,
                 dtype=dtype,
                 quantization_config=quantization(self.config.quant_bits, dtype),
@@ -148,7 +174,8 @@ class HuggingFace(BaseModel):
         if self.config.quant_bits == 4:
             keep_trainable(network)
         adapted = Adapted(network, lora, self.config.task, self.source)
-        return (CausalLM if causal else SequenceClassification)(adapted, tokenizer.pad_token_id)
+        task = CausalLM if self.config.task == "causal_lm" else SequenceClassification
+        return task(adapted, tokenizer.pad_token_id)
 
     def export(self, folder: Path, adapter: AdapterState, frozen: Sequence[AdapterState], lora: Lora) -> None:
         from safetensors.torch import save_file

@@ -7,8 +7,9 @@ initial values. Everything here runs once per actor.
 from __future__ import annotations
 
 import logging
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,43 @@ def peft_config(lora: Lora, task: str, target_modules: list[str] | str | None = 
     )
 
 
+def check_targets(network: nn.Module, lora: Lora, model_id: str) -> None:
+    """Every name of ``lora.target_modules`` must stand for linear layers. ModelError says which does not.
+
+    PEFT takes a list of which one name matches; the others, misspelt, would silently not be trained.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    targets = lora.target_modules
+    if targets is None or targets == "all-linear":
+        return
+    kinds = {name: type(module) for name, module in network.named_modules()}
+    linear = {name for name, kind in kinds.items() if issubclass(kind, nn.Linear | Conv1D)}
+    for target in [targets] if isinstance(targets, str) else targets:
+        matched = [name for name in kinds if _matches(name, target, is_pattern=isinstance(targets, str))]
+        if not matched:
+            raise _bad_target(
+                f"{target!r} matches nothing in model {model_id!r}.{suggest(target, _ends(linear))}", linear
+            )
+        for name in matched:
+            if name not in linear:
+                found = f"{name} ({kinds[name].__name__})"
+                raise _bad_target(f"{target!r} matches {found} of model {model_id!r}, no linear layer.", linear)
+
+
+def _matches(name: str, target: str, is_pattern: bool) -> bool:
+    """PEFT's rule: a name of a list is a module's whole name or its end, a text alone is a regular expression."""
+    return bool(re.fullmatch(target, name)) if is_pattern else name == target or name.endswith(f".{target}")
+
+
+def _ends(names: Iterable[str]) -> list[str]:
+    return sorted({name.rsplit(".", 1)[-1] for name in names})
+
+
+def _bad_target(message: str, linear: Iterable[str]) -> ModelError:
+    return ModelError(f"{message} Its linear layers are called: {', '.join(_ends(linear))}", "lora.target_modules")
+
+
 class Adapted:
     """A frozen network whose adapted layers are ours, with PEFT's layers kept for initial values and names."""
 
@@ -111,19 +149,14 @@ class Adapted:
         from peft import get_peft_model
 
         network.requires_grad_(False)
-        linears = sorted({name.rsplit(".", 1)[-1] for name, m in network.named_modules() if isinstance(m, nn.Linear)})
+        check_targets(network, lora, model_id)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # PEFT reads names that transformers is renaming
                 wrapped = get_peft_model(network, peft_config(lora, task))
         except ValueError as error:
-            wanted = (
-                lora.target_modules if isinstance(lora.target_modules, str) else ", ".join(lora.target_modules or [])
-            )
-            raise ModelError(
-                f"lora.target_modules {wanted!r} match nothing in model {model_id!r}."
-                f"{suggest(wanted.split(', ')[0], linears)} Its linear layers are called: {', '.join(linears)}"
-            ) from error
+            linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+            raise _bad_target(f"PEFT does not know which layers of model {model_id!r} to adapt.", linear) from error
         self.lora, self.running = lora, Running()
         self.network: nn.Module = wrapped.get_base_model()
         self.layers = self._replace_adapted()

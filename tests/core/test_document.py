@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fedsim.core.document import parse, read
-from fedsim.core.errors import ScenarioError
+from fedsim.core.errors import DataError, ModelError, PrivacyConfigError, Problem, ScenarioError, blaming
 from fedsim.core.overrides import override
 
 
@@ -139,3 +139,34 @@ def test_all_bad_overrides_come_together() -> None:
     with pytest.raises(ScenarioError) as caught:
         override(parse("a: 1", "f.yaml"), ["b", "a=2", "a.c=3"])
     assert [problem.where for problem in caught.value.problems] == ["--set #1", "--set #3"]
+
+
+def test_an_error_that_names_a_key_gets_its_place() -> None:
+    document = parse("num_rounds: 3\nlora: {r: 8, target_modules: [q, v]}\n", "f.yaml")
+    with pytest.raises(ModelError) as caught, document.placing():
+        raise ModelError("'v' matches nothing", "lora.target_modules[1]")
+    assert str(caught.value) == "f.yaml:2:34: lora.target_modules[1]: 'v' matches nothing"
+    with pytest.raises(ModelError, match=r"^f\.yaml:1:1: partition: no rows$"), document.placing():
+        raise ModelError("no rows", "partition")
+    with pytest.raises(ModelError, match="^a bug$"), document.placing():
+        raise ModelError("a bug")
+
+
+def test_problems_without_a_place_get_theirs() -> None:
+    document = parse("num_rounds: 3\nprivacy: {dp_delta: 0.1}\n", "f.yaml")
+    problems = [Problem("", "privacy.dp_delta", "too large"), Problem("--set #1", "seed", "no number")]
+    with pytest.raises(PrivacyConfigError) as caught, document.placing():
+        raise PrivacyConfigError(problems)
+    assert str(caught.value).splitlines() == [
+        "f.yaml:2:11: privacy.dp_delta: too large",
+        "--set #1: seed: no number",
+    ]
+
+
+def test_the_innermost_key_is_to_blame() -> None:
+    with pytest.raises(DataError) as caught, blaming("data"):
+        raise DataError("no rows", "data.path")
+    assert (caught.value.key, str(caught.value)) == ("data.path", "no rows")
+    with pytest.raises(DataError) as caught, blaming("data"):
+        raise DataError("no rows")
+    assert caught.value.key == "data"

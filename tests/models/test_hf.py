@@ -50,9 +50,38 @@ def test_free_text_ends_with_the_end_token(folder) -> None:
     assert [len(rows.row(i)) - rows.answer_starts[i] for i in range(2)] == [2, 3]
 
 
-def test_target_modules_that_match_nothing(folder) -> None:
-    with pytest.raises(ModelError, match=r"'qproj' match nothing .* Did you mean 'q_proj'\? Its linear layers"):
-        hf(folder).load(Lora(target_modules=["qproj"]), 2)
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (
+            ["qproj"],
+            r"'qproj' matches nothing in model .* Did you mean 'q_proj'\? Its linear layers are called: down_proj",
+        ),
+        (["q_proj", "vproj"], r"'vproj' matches nothing"),
+        (".*qproj", r"'\.\*qproj' matches nothing"),
+        (
+            ["q_proj", "embed_tokens"],
+            r"'embed_tokens' matches model.embed_tokens \(Embedding\) of model .*, no linear layer",
+        ),
+    ],
+)
+def test_target_modules_that_cannot_be_adapted(folder, targets, message) -> None:
+    for use in (hf(folder).check, hf(folder).load):
+        with pytest.raises(ModelError, match=message) as caught:
+            use(Lora(target_modules=targets), 2)
+        assert caught.value.key == "lora.target_modules"
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "v_proj"], r".*self_attn\.[qv]_proj", "all-linear", None])
+@pytest.mark.parametrize("task", ["causal_lm", "sequence_classification"])
+def test_a_model_that_fits_passes_the_check_without_its_weights(folder, task, targets) -> None:
+    model = hf(folder, task=task, quant_bits=4)
+    model.check(Lora(target_modules=targets), 2)
+
+
+def test_free_text_is_no_classification(folder) -> None:
+    with pytest.raises(ModelError, match="sequence_classification needs labels"):
+        hf(folder, task="sequence_classification").check(Lora(), 0)
 
 
 def test_a_folder_without_weights(folder, tmp_path) -> None:
