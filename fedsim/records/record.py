@@ -6,6 +6,7 @@
     banks.jsonl        one line per bank and round
     summary.json       the object that ``fedsim run --format json`` prints; there once the run has ended
     adapters/global/   the trained adapter as a PEFT folder
+    adapters/<bank>/   every bank's own, where the method gives it one; summary.json says which folder is whose
 
 A crash leaves whole lines and whole files. NaN and infinity (an AUC of one class, epsilon without noise) are null.
 """
@@ -14,11 +15,13 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping
+import re
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import chain, count
 from pathlib import Path
-from urllib.parse import quote
 
 from fedsim.core.errors import CheckpointError
 from fedsim.core.events import RoundRow
@@ -26,11 +29,29 @@ from fedsim.records.files import append_lines, to_json, write_atomically, write_
 
 SCHEMA_VERSION = 1  # of a line in rounds.jsonl and banks.jsonl
 RUNS = Path("results/runs")
+GLOBAL = "adapters/global"
+MAX_SLUG = 60  # characters of a bank's name in that of a folder
 
 
 def run_folder(name: str, digest: str, now: datetime, runs: Path = RUNS) -> Path:
     """Where a run goes unless told otherwise: ``<runs>/<name>-<UTC time>-<first 8 digits of the digest>``."""
     return runs / f"{name}-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{digest[:8]}"
+
+
+def adapter_places(banks: Sequence[str]) -> dict[str, str]:
+    """Where each bank's own adapter goes, ``adapters/credit-agricole``: no name leads out of the run directory.
+
+    Names that differ by what a folder's name leaves out are told apart by a number, in the order of the banks.
+    """
+    places: dict[str, str] = {}
+    taken = {GLOBAL}
+    for bank in banks:
+        plain = unicodedata.normalize("NFKD", bank).encode("ascii", "ignore").decode().lower()
+        slug = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:MAX_SLUG].rstrip("-") or "bank"
+        tries = chain([slug], (f"{slug}-{number}" for number in count(2)))
+        places[bank] = next(place for place in map("adapters/{}".format, tries) if place not in taken)
+        taken.add(places[bank])
+    return places
 
 
 class RunRecord:
@@ -61,12 +82,9 @@ class RunRecord:
         values = {name: value for name, value in asdict(row).items() if name != "banks"}
         append_lines(self.folder / "rounds.jsonl", [version | values])
 
-    def add_adapter(self, export: Callable[[Path], None], name: str = "global") -> None:
-        """Let ``export`` write a PEFT folder; it appears under ``adapters/`` when it is complete.
-
-        A bank's name may hold what a folder's may not: such characters are percent-encoded.
-        """
-        write_folder(self.folder / "adapters" / quote(name, safe=" ").replace(".", "%2E"), export)
+    def add_adapter(self, export: Callable[[Path], None], place: str = GLOBAL) -> None:
+        """Let ``export`` write a PEFT folder; it appears at ``place`` in the run directory when it is complete."""
+        write_folder(self.folder / place, export)
 
     def finish(self, summary: Mapping[str, object]) -> None:
         """Write the summary: from here on the run counts as ended."""

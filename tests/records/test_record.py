@@ -12,7 +12,7 @@ from fedsim.core.document import read
 from fedsim.core.errors import CheckpointError
 from fedsim.core.events import Finished, RoundRow
 from fedsim.records.environment import environment
-from fedsim.records.record import RunRecord, run_folder
+from fedsim.records.record import RunRecord, adapter_places, run_folder
 from tests.streams import stream
 
 
@@ -121,11 +121,30 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
         RunRecord(tmp_path / "run")
 
 
-@pytest.mark.parametrize("name", ["../../outside", "a/b", "..", "Müller & Söhne"])
-def test_no_bank_name_leaves_the_adapters_folder(tmp_path, name):
-    RunRecord(tmp_path / "run").add_adapter(lambda folder: (folder / "x").write_text(""), name)
-    written = [path.parent for path in tmp_path.rglob("x")]
-    assert [path.parent for path in written] == [tmp_path / "run" / "adapters"]
+def test_bank_names_become_folder_names():
+    names = ["Crédit Agricole", "../../outside", "a/b", "A.B", "a b", "银行", "", "global", "x" * 99]
+    assert list(adapter_places(names).values()) == [
+        "adapters/credit-agricole",
+        "adapters/outside",
+        "adapters/a-b",
+        "adapters/a-b-2",
+        "adapters/a-b-3",
+        "adapters/bank",
+        "adapters/bank-2",
+        "adapters/global-2",
+        f"adapters/{'x' * 60}",
+    ]
+
+
+def test_a_number_behind_a_name_is_no_other_banks_name():
+    assert adapter_places(["a", "a-2", "A"]) == {"a": "adapters/a", "a-2": "adapters/a-2", "A": "adapters/a-3"}
+
+
+def test_a_banks_adapter_stands_beside_the_global_one(tmp_path):
+    record = RunRecord(tmp_path)
+    for place in ("adapters/global", "adapters/nord"):
+        record.add_adapter(lambda folder: (folder / "x").write_text(""), place)
+    assert sorted(path.parent.name for path in tmp_path.rglob("x")) == ["global", "nord"]
 
 
 def test_run_folders_are_named_by_name_time_and_digest():
