@@ -102,6 +102,26 @@ def methods(
     show(format_.value, sys.stdout)
 
 
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="Scenario file.", metavar="FILE")],
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the scenario; repeatable.")
+    ] = None,
+    format_: Annotated[Format, typer.Option("--format", help="How the numbers are written.")] = Format.TEXT,
+    pictures: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write pictures (SVG) there.")] = None,
+) -> None:
+    """Show which bank holds what and how far apart the banks are, without training."""
+    from fedsim.build.inspect import as_json, as_text, save_pictures
+    from fedsim.build.inspect import inspect as inspected
+
+    splits = inspected(file, changes or ())
+    typer.echo(as_json(splits) if format_ is Format.JSON else as_text(splits))
+    if pictures is not None:
+        for path in save_pictures(splits, pictures):
+            typer.echo(f"written: {path}", err=True)
+
+
 class Rendering(StrEnum):
     TEXT = "text"
     CSV = "csv"

@@ -1,0 +1,116 @@
+"""``fedsim inspect``: what a scenario's split looks like, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from fedsim.build.load import GridRun, load_grid
+from fedsim.core.rows import BankRows, Corpus
+from fedsim.core.scenario import Scenario
+from fedsim.records.files import to_json
+from fedsim.records.table import Table
+from fedsim.records.text import UNKNOWN, human_metric
+
+Split = Mapping[str, Any]  # as in split.json
+MAX_LABELS = 4  # of which every one has a column; of more, only the most frequent is told
+
+
+def inspect(path: Path, overrides: Sequence[str] = ()) -> dict[str, Split]:
+    """The splits of a scenario file by name: one, or those in which the runs of its ``vary`` differ."""
+    from fedsim.build.prepare import divide, load_corpus
+
+    runs = load_grid(path, overrides)
+    telling = [key for key in runs[0].settings if key.partition(".")[0] in ("data", "partition", "seed")]
+    splits: dict[str, Split] = {}
+    for run in runs:
+        name = _name(run, telling)
+        if name not in splits:
+            corpus = load_corpus(run.scenario)
+            splits[name] = split_of(run.scenario, corpus, divide(run.scenario, corpus))
+    return splits
+
+
+def split_of(scenario: Scenario, corpus: Corpus, banks: Sequence[BankRows]) -> Split:
+    """The skew of a scenario's split, as in ``split.json``."""
+    from fedsim.data.skew import measure
+
+    told = [scenario.partition.knobs.get(knob) for knob in ("column", "partition_by")]
+    test = scenario.data.knobs.get("test")
+    told += [scenario.data.knobs.get("label"), test.get("column") if isinstance(test, dict) else None]
+    return measure(corpus, banks, {name for name in told if isinstance(name, str)}).plain()
+
+
+def as_text(splits: Mapping[str, Split]) -> str:
+    blocks = [
+        f"{name}\n{table(split).text()}" if len(splits) > 1 else table(split).text() for name, split in splits.items()
+    ]
+    return "\n\n".join(blocks)
+
+
+def as_json(splits: Mapping[str, Split]) -> str:
+    return to_json({"splits": [{"name": name, **split} for name, split in splits.items()]}, indent=2)
+
+
+def save_pictures(splits: Mapping[str, Split], folder: Path) -> list[Path]:
+    """A heat map of labels, where there are labels, and the banks' sizes, per split; the files."""
+    from fedsim.records.charts import heat_map, sizes
+
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, split in splits.items():
+        charts = {"sizes": sizes(split, f"rows per bank, {name}")}
+        if split["label_words"]:
+            charts["labels"] = heat_map(split, f"labels per bank, {name}")
+        for kind, chart in charts.items():
+            written.append(folder / f"{quote(name, safe=',=.')}-{kind}.svg")
+            chart.save(written[-1])
+    return written
+
+
+def table(split: Split) -> Table:
+    """One line per bank, and one for all of them."""
+    words = split["label_words"]
+    shown = words if len(words) <= MAX_LABELS else ()
+    header = ("bank", "train", "test", *shown, *["most frequent"] * (len(words) > MAX_LABELS))
+    header += ("length", "label TV", "label JS", "features", "most shifted")
+    totals = {name: sum(bank[name] for bank in split["banks"]) for name in ("train", "test")}
+    counts = [sum(column) for column in zip(*(bank["labels"] for bank in split["banks"]), strict=True)]
+    everyone = {**split, **totals, "name": "all banks", "labels": counts, "prompt_length": None, "most_shifted": None}
+    rows = tuple(_cells(bank, words) for bank in split["banks"])
+    return Table(header, (rows, (_cells(everyone, words),)), _notes(split))
+
+
+def _cells(bank: Mapping[str, Any], words: Sequence[str]) -> tuple[str, ...]:
+    total = sum(bank["labels"])
+    shares = [count / total for count in bank["labels"]] if total else [0.0] * len(words)
+    labels = [f"{share:.0%}" for share in shares]
+    if len(words) > MAX_LABELS:
+        most = max(range(len(words)), key=lambda index: shares[index])
+        labels = [f"{words[most][:20]} {shares[most]:.0%}"]
+    length = UNKNOWN if bank["prompt_length"] is None else f"{bank['prompt_length']:.0f}"
+    distances = (human_metric(bank[name]) for name in ("label_tv", "label_js", "feature_shift"))
+    return (
+        bank["name"],
+        str(bank["train"]),
+        str(bank["test"]),
+        *labels,
+        length,
+        *distances,
+        bank["most_shifted"] or UNKNOWN,
+    )
+
+
+def _notes(split: Split) -> tuple[str, ...]:
+    effective = f"{split['effective']:.1f} of {len(split['banks'])}"
+    return (
+        f"sizes: Gini {split['gini']:.3f} (0 is equal), as spread out as {effective} equal banks",
+        "label TV and JS: distance of the label shares to the pool's, from 0 to 1; of all banks: mean weighted by rows",
+        "features: mean distance of the columns to the pool's, from 0 to 1; length: median prompt in characters",
+    )
+
+
+def _name(run: GridRun, telling: Sequence[str]) -> str:
+    return ",".join(f"{key}={run.settings[key]}" for key in telling) or run.scenario.name

@@ -1,0 +1,167 @@
+"""Pictures of splits and runs by matplotlib, which comes with ``pip install fedsim[report]``.
+
+Colours are Okabe and Ito's, which people with any colour vision tell apart; lines also differ in style. Every figure
+is drawn without global state, so that nothing has to be closed or restored.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedsim.core.errors import DataError
+from fedsim.records.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+STYLES = ("-", "--", "-.", ":")
+MANY = 24  # bars or rows beyond which names are thinned out
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure and what it says in words, for those who do not see it."""
+
+    title: str
+    words: str
+    figure: Figure
+
+    def svg(self) -> str:
+        """An ``<svg>`` element that says ``words`` to a screen reader; nothing in it is fetched."""
+        import matplotlib
+
+        out = io.StringIO()
+        settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "fedsim", "font.family": "sans-serif"}
+        with matplotlib.rc_context(settings):
+            self.figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight")
+        body = out.getvalue()
+        body = body[body.index("<svg") :]
+        body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+        name = f'role="img" aria-label="{_escaped(self.words)}"'
+        return re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg {name} viewBox="\1"{SPACES}>', body, count=1)
+
+    def save(self, path: Path) -> None:
+        """Write the picture as a file of its own."""
+        write_atomically(path, self.svg().replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
+
+
+SPACES = ' xmlns:xlink="http://www.w3.org/1999/xlink"'  # a name in the file, never fetched
+
+
+def heat_map(split: Mapping[str, Any], title: str) -> Chart:
+    """Banks x labels: which share of a bank's rows has which label. ``split`` is that of ``split.json``."""
+    banks, words = split["banks"], split["label_words"]
+    counts = np.array([bank["labels"] for bank in banks], dtype=float)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure, axes = _figure(height=1.2 + 0.22 * min(len(banks), 60))
+    drawn = axes.imshow(shares, aspect="auto", cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
+    _ticks(axes.set_yticks, [bank["name"] for bank in banks], 60)
+    _ticks(axes.set_xticks, words, MANY, rotation=0 if len(words) <= 6 else 90)
+    if len(words) <= 6 and len(banks) <= 20:
+        for (row, column), share in np.ndenumerate(shares):
+            colour = "black" if share > 0.5 else "white"
+            axes.text(column, row, f"{share:.0%}", ha="center", va="center", color=colour, fontsize=8)
+    figure.colorbar(drawn, ax=axes, label="share of the bank's rows")
+    return Chart(
+        title, f"{title}: label shares of {len(banks)} banks; label distance {_short(split['label_tv'])}", figure
+    )
+
+
+def sizes(split: Mapping[str, Any], title: str) -> Chart:
+    """Rows of each bank, train and test."""
+    banks = split["banks"]
+    figure, axes = _figure(height=1.2 + 0.2 * min(len(banks), 60))
+    places, train = np.arange(len(banks)), np.array([bank["train"] for bank in banks])
+    axes.barh(places, train, color=COLOURS[0], label="train")
+    axes.barh(places, [bank["test"] for bank in banks], left=train, color=COLOURS[4], label="test", hatch="//")
+    _ticks(axes.set_yticks, [bank["name"] for bank in banks], 60)
+    axes.invert_yaxis()
+    axes.set_xlabel("rows")
+    axes.legend(frameon=False)
+    words = f"{title}: from {int(train.min())} to {int(train.max())} training rows per bank; Gini {split['gini']:.2f}"
+    return Chart(title, words, figure)
+
+
+def curves(lines: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], x_label: str, y_label: str) -> Chart:
+    """By name (x, mean, half width) of a line and its band; a width of NaN has no band."""
+    figure, axes = _figure(height=3.4)
+    for index, (name, (x, mean, width)) in enumerate(lines.items()):
+        colour, style = COLOURS[index % len(COLOURS)], STYLES[index // len(COLOURS) % len(STYLES)]
+        axes.plot(x, mean, style, color=colour, label=name, marker="o", markersize=3)
+        axes.fill_between(x, mean - width, mean + width, color=colour, alpha=0.15, linewidth=0)
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.grid(alpha=0.3)
+    _legend_below(axes, len(lines))
+    last = ", ".join(f"{name} {mean[-1]:.3f}" for name, (_, mean, _) in lines.items())
+    return Chart(f"{y_label} by {x_label}", f"{y_label} by {x_label}; at the end {last}", figure)
+
+
+def gains(names: Sequence[str], gain: np.ndarray, width: np.ndarray, title: str) -> Chart:
+    """A bar per bank, below zero where it loses by joining; a NaN width has no whisker."""
+    order = np.argsort(gain)
+    names, gain, width = [names[index] for index in order], gain[order], np.nan_to_num(width[order])
+    figure, axes = _figure(height=1.2 + 0.2 * min(len(names), 60))
+    colours = [COLOURS[1] if value < 0 else COLOURS[0] for value in gain]
+    axes.barh(np.arange(len(names)), gain, xerr=width if width.any() else None, color=colours, ecolor="#555555")
+    axes.axvline(0, color="black", linewidth=0.8)
+    _ticks(axes.set_yticks, names, 60)
+    axes.set_xlabel("gain over training alone")
+    lost = int((gain < 0).sum())
+    return Chart(
+        title, f"{title}: {lost} of {len(names)} banks lose, gains from {gain[0]:+.3f} to {gain[-1]:+.3f}", figure
+    )
+
+
+def scatter(points: Mapping[str, tuple[float, float, bool]], x_label: str, y_label: str) -> Chart:
+    """By name (x, y, whether on the front): filled where no other is better in all."""
+    figure, axes = _figure(height=3.4)
+    for index, (name, (x, y, front)) in enumerate(points.items()):
+        colour = COLOURS[index % len(COLOURS)]
+        axes.scatter([x], [y], s=60, label=name, facecolor=colour if front else "none", edgecolor=colour, zorder=3)
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.grid(alpha=0.3)
+    _legend_below(axes, len(points))
+    best = ", ".join(name for name, point in points.items() if point[2])
+    return Chart(f"{y_label} against {x_label}", f"{y_label} against {x_label}; on the front: {best or 'none'}", figure)
+
+
+def _figure(height: float) -> tuple[Figure, Any]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise DataError("pictures need matplotlib; install it with: pip install 'fedsim[report]'") from error
+    figure = Figure(figsize=(6.4, height), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _ticks(put: Any, names: Sequence[str], most: int, rotation: int = 0) -> None:
+    """Names at 0, 1, 2, ..., thinned out evenly when there are too many."""
+    step = -(-len(names) // most)
+    shown = list(range(0, len(names), step))
+    put(shown, [_cut(names[place]) for place in shown], rotation=rotation, fontsize=8)
+
+
+def _legend_below(axes: Any, count: int) -> None:
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=1 if count > 2 else 2, frameon=False, fontsize=8)
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= 28 else f"{name[:27]}…"
+
+
+def _short(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.2f}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;").replace("\\", "\\\\")
