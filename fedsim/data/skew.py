@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from fedsim.core.rows import BankRows, Corpus
 from fedsim.data.base import Columns
 from fedsim.data.columns import encode
 
+SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
 MAX_CATEGORIES = 100  # a column with more texts is a name or a date, not a feature
 
 
@@ -109,11 +110,15 @@ def effective_number(sizes: np.ndarray) -> float:
 
 
 def kolmogorov_smirnov(values: np.ndarray, pool: np.ndarray) -> float:
-    """The largest difference of two empirical distribution functions."""
-    points = np.sort(pool)
-    own = np.searchsorted(np.sort(values), points, side="right") / len(values)
-    everyone = np.searchsorted(points, points, side="right") / len(points)
-    return float(np.abs(own - everyone).max())
+    """The largest difference of two empirical distribution functions; both (n,) are sorted.
+
+    Between two of ``values`` theirs is flat and the pool's rises, so it is enough to look on both sides of each.
+    """
+    differences = [
+        np.searchsorted(values, values, side=side) / len(values) - np.searchsorted(pool, values, side=side) / len(pool)
+        for side in SIDES
+    ]
+    return float(np.abs(differences).max())
 
 
 def _entropy(p: np.ndarray) -> float:
@@ -145,8 +150,8 @@ def _feature_shifts(
             continue
         if values.dtype.kind in "biuf":
             numbers = values.astype(np.float64)
-            known = [numbers[own][np.isfinite(numbers[own])] for own in rows]
-            everyone = np.concatenate(known)
+            known = [np.sort(numbers[own][np.isfinite(numbers[own])]) for own in rows]
+            everyone = np.sort(np.concatenate(known))
             if len(np.unique(everyone)) > 1 and all(map(len, known)):
                 shifts[name] = np.array([kolmogorov_smirnov(own, everyone) for own in known])
         elif (codes := _categories(values)) is not None:

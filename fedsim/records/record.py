@@ -2,6 +2,7 @@
 
     scenario.yaml      the scenario as it was resolved; ``fedsim run`` takes it as it is
     environment.json   versions, machine, seed, commit
+    split.json         which bank holds what: rows, label counts, distances (fedsim.data.skew says which)
     rounds.jsonl       one line per round, written when the round is over
     banks.jsonl        one line per bank and round
     summary.json       the object that ``fedsim run --format json`` prints; there once the run has ended
@@ -74,6 +75,10 @@ class RunRecord:
         write_atomically(self.folder / "environment.json", to_json(environment, indent=2) + "\n")
         for name in ("rounds.jsonl", "banks.jsonl"):
             write_atomically(self.folder / name, "")
+
+    def add_split(self, split: Mapping[str, object]) -> None:
+        """Write which bank holds what."""
+        write_atomically(self.folder / "split.json", to_json(split) + "\n")
 
     def add_round(self, row: RoundRow) -> None:
         """Append a finished round: its banks first, so that a round that is listed has all its banks."""

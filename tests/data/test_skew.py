@@ -29,7 +29,8 @@ def test_sizes() -> None:
 def test_kolmogorov_smirnov() -> None:
     pool = np.array([1.0, 2.0, 3.0, 4.0])
     assert kolmogorov_smirnov(np.array([1.0, 2.0]), pool) == 0.5
-    assert kolmogorov_smirnov(pool[::-1], pool) == 0.0
+    assert kolmogorov_smirnov(pool, pool) == 0.0
+    assert kolmogorov_smirnov(np.array([4.0, 4.0]), pool) == 0.75  # just before 4
 
 
 def corpus() -> Corpus:

@@ -30,6 +30,15 @@ def folder(tmp_path) -> Path:
     return record.folder
 
 
+def test_the_split_is_one_json_object(tmp_path: Path) -> None:
+    RunRecord(tmp_path).add_split({"gini": 0.5, "label_tv": None, "banks": [{"name": "a"}]})
+    assert json.loads((tmp_path / "split.json").read_text()) == {
+        "gini": 0.5,
+        "label_tv": None,
+        "banks": [{"name": "a"}],
+    }
+
+
 def test_files_of_a_run(folder):
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     assert files == [
