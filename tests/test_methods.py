@@ -28,7 +28,7 @@ def test_the_table_is_readable_at_100_columns() -> None:
     assert max(map(len, lines)) <= WIDTH
     assert "…" not in shown("text")
     row = next(number for number, line in enumerate(lines) if line.startswith("ffa_lora"))
-    assert lines[row].split() == "ffa_lora B, head B, head B, head; A once yes none mixed yes".split()
+    assert " ".join(lines[row].split()) == "ffa_lora B, head B, head B, head; A once yes none mixed yes"
     assert lines[row + 1].split() == ["2403.12313"]
 
 

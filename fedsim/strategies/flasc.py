@@ -39,8 +39,8 @@ def largest(tensors: Tensors, density: float) -> dict[str, Tensor]:
     return top_mask(tensors, int(density * sum(tensor.numel() for tensor in tensors.values())))
 
 
-def masked(tensors: Tensors, mask: Tensors) -> dict[str, Tensor]:
-    return {name: tensor * mask[name] if name in mask else tensor for name, tensor in tensors.items()}
+def masked(tensors: Tensors, mask: Tensors) -> dict[str, Tensor]:  # never -0.0: not 0.0 to the bit, so sent again
+    return {name: tensor.where(mask[name] != 0, 0) if name in mask else tensor for name, tensor in tensors.items()}
 
 
 class FLASCRule(LocalRule):
