@@ -74,6 +74,23 @@ def private_training(plan: Plan) -> Iterator[Finding]:
         yield ("privacy", "kind"), f"strategy {method!r} cannot train with {kind!r}: {plan.sheet.dp}", CONFIG
 
 
+def bank_level(plan: Plan) -> Iterator[Finding]:
+    """Where the update is clipped as a whole, it must be all that a bank sends; a server that noises it needs a sum."""
+    mechanism, method = plan.families["privacy"][plan.scenario.privacy.kind], plan.scenario.strategy.kind
+    if not mechanism.per_update:
+        return
+    reason = ""
+    if plan.sheet.sends_slots:
+        reason = "banks send more than their update, which nothing protects"
+    elif mechanism.central and not plan.sheet.sums_only:
+        reason = "its server needs every bank's own update, and here it sees their noisy mean alone"
+    elif mechanism.central and set(plan.scenario.lora.bank_ranks or ()) - {plan.scenario.lora.r}:
+        reason = "updates of unequal ranks have no sum; remove lora.bank_ranks"
+    if reason:
+        kind = plan.scenario.privacy.kind
+        yield ("privacy", "kind"), f"strategy {method!r} cannot train with {kind!r}: {reason}", CONFIG
+
+
 def plain_sgd(plan: Plan) -> Iterator[Finding]:
     train, method = plan.scenario.train, plan.scenario.strategy.kind
     if plan.sheet.needs_sgd and (train.optimizer != "sgd" or train.momentum != 0):
@@ -126,6 +143,7 @@ CHECKS: tuple[Callable[[Plan], Iterator[Finding]], ...] = (
     error_feedback,
     mixed_ranks,
     private_training,
+    bank_level,
     plain_sgd,
     rate_that_ends_at_zero,
     adapters,

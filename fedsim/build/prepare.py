@@ -117,7 +117,8 @@ def make_job(scenario: Scenario, material: Material, run_dir: str) -> Job:
     strategy: Strategy = STRATEGIES.create(scenario.strategy.kind, scenario.strategy.knobs)
     banks = training_banks(scenario, material.banks)
     num_rounds = 0 if scenario.strategy.kind == "zero_shot" else scenario.num_rounds
-    mechanisms = make_mechanisms(scenario.privacy, bank_plans(scenario, banks, len(material.banks)))
+    plans = bank_plans(scenario, banks, material)
+    mechanisms = make_mechanisms(scenario.privacy, plans)
     terms = next(iter(mechanisms.values())).terms
     capped = scenario.privacy.knobs.get("noise_multiplier") is not None and terms is not None
     rule, upload = strategy.rule(), codec(strategy, scenario.upload)
@@ -142,6 +143,7 @@ def make_job(scenario: Scenario, material: Material, run_dir: str) -> Job:
             metrics=Measure(material.num_labels, scenario.evaluate.metrics),
             per_bank=scenario.evaluate.per_bank,
         ),
+        curator=type(next(iter(mechanisms.values()))).curator(mechanisms),
         notes=tuple(describe(list(mechanisms.values()))) if num_rounds else (),
     )
     resources = scenario.resources
@@ -151,7 +153,8 @@ def make_job(scenario: Scenario, material: Material, run_dir: str) -> Job:
         gpus=resources.gpus_per_client,
         banks_per_actor=resources.banks_per_actor,
     )
-    local = LocalTraining(rule, scenario.train, num_rounds, {bank.name: bank for bank in banks}, mechanisms)
+    by_name = {bank.name: bank for bank in banks}
+    local = LocalTraining(rule, scenario.train, num_rounds, by_name, mechanisms, material.corpus.units)
     trainer = TrainerFactory(
         model=material.model,
         lora=scenario.lora,
@@ -171,17 +174,43 @@ def training_banks(scenario: Scenario, banks: tuple[BankRows, ...]) -> tuple[Ban
     return (BankRows("pooled", train, test),)
 
 
-def bank_plans(scenario: Scenario, banks: tuple[BankRows, ...], num_banks: int) -> list[BankPlan]:
+def bank_plans(scenario: Scenario, banks: tuple[BankRows, ...], material: Material) -> list[BankPlan]:
     """Every bank's sampling. An expected batch is never larger than the bank; a pooled one is a whole round's."""
-    train, plans = scenario.train, []
-    times = max(1, round(scenario.client_fraction * num_banks)) if scenario.strategy.kind == "pooled" else 1
+    train, units, plans = scenario.train, material.corpus.units, []
+    pooled = scenario.strategy.kind == "pooled"
+    times = max(1, round(scenario.client_fraction * len(material.banks))) if pooled else 1
+    if MECHANISMS[scenario.privacy.kind].per_unit and units is not None:
+        refuse_shared_units(banks, units)
     for bank in banks:
         rate = train.sample_rate or 0.0
         size = rate * bank.num_examples if train.batch_size is None else train.batch_size * times
         size = min(size, bank.num_examples)
         steps = steps_of(train.local_steps, train.local_epochs, bank.num_examples, size)
-        plans.append(BankPlan(bank.name, bank.num_examples, size, steps, scenario.num_rounds))
+        plans.append(
+            BankPlan(
+                name=bank.name,
+                num_examples=bank.num_examples,
+                batch_size=size,
+                steps_per_round=steps,
+                num_rounds=scenario.num_rounds,
+                num_units=None if units is None else len(np.unique(units[bank.train])),
+                num_banks=len(banks),
+                bank_rate=scenario.client_fraction,
+            )
+        )
     return plans
+
+
+def refuse_shared_units(banks: tuple[BankRows, ...], units: np.ndarray) -> None:
+    """PrivacyConfigError when a customer trains two banks: what these charge adds up, and accounts are per bank."""
+    customers = np.concatenate([np.unique(units[bank.train]) for bank in banks])
+    shared = len(customers) - len(np.unique(customers))
+    if shared:
+        message = (
+            f"customers of several banks pay at each of them, and epsilon is told per bank ({shared} second accounts "
+            "here); split by a column that keeps a customer's rows together"
+        )
+        raise PrivacyConfigError([Problem(where="", key="partition", message=message)])
 
 
 def make_mechanisms(privacy: Plugin, plans: list[BankPlan]) -> dict[str, Mechanism]:

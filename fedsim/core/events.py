@@ -60,6 +60,7 @@ class BankRow:
     bytes_down: int
     metrics: Mapping[str, float] = field(default_factory=dict)
     oracle: Mapping[str, float] = field(default_factory=dict)  # training loss, clipped share: not seen in a deployment
+    num_releases: int = 0  # noisy releases that the bank has been charged for so far
 
 
 @dataclass(frozen=True, slots=True)

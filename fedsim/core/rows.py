@@ -25,6 +25,7 @@ class Corpus:
     test: np.ndarray  # (n,) bool
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     images: np.ndarray | None = None  # (n, height, width, channels): uint8 from 0 to 255, or float32 as it is
+    units: np.ndarray | None = None  # (n,) int64: whose row it is; None when the data do not say
 
     def __len__(self) -> int:
         return len(self.prompts)

@@ -4,6 +4,7 @@ text     a template, or found from the columns that fine-tuning files usually ha
 label    a column with few values; ``labels`` says which answer word each stands for. Its order is the label's index,
          and of two words the last one is the positive class
 answer   instead of a label: a column of free text
+unit     a column that says whose row it is, for privacy at the level of customers
 test     which rows are test rows: by a column, or a fraction by a seeded hash of the row number, so that a row's
          membership depends on nothing but its place in the data and the seed
 """
@@ -91,6 +92,11 @@ class RowsConfig(LabelsConfig):
     answer: str | None = Field(
         default=None, min_length=1, description="The column with the answer, where it is free text."
     )
+    unit: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The column that says whose row it is (dp_sgd_customer).",
+    )
 
     @field_validator("text")
     @classmethod
@@ -112,6 +118,7 @@ def to_corpus(raw: RawRows, config: RowsConfig, seed: int) -> Corpus:
         raise DataError(f"{raw.name}: has no rows")
     fields = find_fields(raw, config.text, config.label or config.answer)
     wanted = [(name, "the text") for name in fields.template.columns]
+    wanted += [] if config.unit is None else [(config.unit, "the unit")]
     check_columns(raw, [*wanted, (fields.answer, "the answer" if config.label is None else "the label")], config.test)
     test = test_rows(raw, config.test, seed)
     if config.answer is not None or (config.label is None and config.labels is None and not fields.answer_is_label):
@@ -124,7 +131,9 @@ def to_corpus(raw: RawRows, config: RowsConfig, seed: int) -> Corpus:
     columns = {str(name): raw.frame[name].to_numpy() for name in raw.frame.columns}
     if words:
         columns["label"] = np.array(answers, dtype=object)
-    return Corpus(tuple(fields.render(raw, config.missing)), answers, labels, words, test, columns)
+    units = None if config.unit is None else units_of(raw, config.unit)
+    prompts = tuple(fields.render(raw, config.missing))
+    return Corpus(prompts, answers, labels, words, test, columns, units=units)
 
 
 def check_columns(raw: RawRows, wanted: Sequence[tuple[str, str]], test: HeldOut | None) -> None:
@@ -166,6 +175,16 @@ def labels_of(raw: RawRows, column: str, config: LabelsConfig) -> tuple[tuple[st
     labels = table[codes]
     _refuse(raw, column, labels < 0, f"expected one of {_listing(list(word_of))}")
     return words, labels
+
+
+def units_of(raw: RawRows, column: str) -> np.ndarray:
+    """(n,) int64: the same number for rows of the same customer. DataError where a row does not say whose it is."""
+    try:
+        codes = encode(raw.frame[column].to_numpy())[1]
+    except TypeError as error:
+        raise DataError(f"{raw.name}: column {column!r} holds lists or objects, not customers") from error
+    _refuse(raw, column, codes < 0, "expected a customer: a row without one cannot be protected with its customer's")
+    return codes
 
 
 def _free_text(raw: RawRows, column: str) -> tuple[str, ...]:

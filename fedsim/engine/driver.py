@@ -2,6 +2,8 @@
 
     sample -> configure -> send -> train -> decode -> aggregate -> charge -> evaluate -> report
 
+Where banks trust the server with bank-level privacy, a curator samples them and stands between decode and aggregate.
+
 The driver knows no Ray and writes no files: it is given a pool of client actors and yields events. Everything random
 is drawn from (seed, round), and updates are aggregated in bank order, so neither the number of actors nor who answers
 first reaches a number. Rounds count from 0 inside a job and from 1 in what is shown.
@@ -11,10 +13,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
+
+import torch
 
 from fedsim.core import seeds
+from fedsim.core.adapter import map_tensors
 from fedsim.core.events import BankDone, BankSummary, Event, Finished, RoundRow, Served, Started
-from fedsim.core.messages import Exchange, ServerState
+from fedsim.core.messages import Exchange, ServerState, Update
 from fedsim.engine.evaluation import Evaluated, evaluate, own_adapters
 from fedsim.engine.plan import Plan
 from fedsim.engine.pool import Kept, Pool
@@ -45,39 +51,66 @@ class Driver:
         state = strategy.init(self.pool.new_adapter(plan.seed), plan.infos, plan.seed)
         yield self._row(0, [], evaluate(plan, self.pool, state, self.kept), clock.lap())
         cohort = self._cohort(0)
-        while cohort:
+        while cohort is not None:
             jobs = [strategy.configure(state, bank, plan.seed) for bank in cohort]
             exchanges = yield from self._train(self.downlink.send(jobs))
-            state = strategy.aggregate(state, exchanges)
-            for exchange in exchanges:
-                self.ledger.charge(state.round, exchange.update.bank, exchange.update.spend)
+            state = self._aggregate(state, exchanges)
+            self._charge(state.round, exchanges)
             cohort = self._cohort(state.round)
-            evaluated = self._evaluate(state, last=not cohort)
+            evaluated = self._evaluate(state, last=cohort is None)
             yield self._row(state.round, exchanges, evaluated, clock.lap())
         if plan.exports:
             yield from self._served(state)
         status = "completed" if state.round == plan.num_rounds else "budget_exhausted"
         yield Finished(status, self.summary.result(status, clock.total(), self._tight_epsilons()))
 
-    def _cohort(self, round_: int) -> list[str]:
-        """The banks of a round; none when the run is over, or when the round would take one of them over the cap."""
-        plan = self.plan
+    def _cohort(self, round_: int) -> list[str] | None:
+        """The banks of a round; None when the run is over, or when the round would take one of them over the cap."""
+        plan, banks = self.plan, [info.name for info in self.plan.infos]
         if round_ >= plan.num_rounds:
-            return []
-        cohort = sample([info.name for info in plan.infos], plan.client_fraction, plan.seed, round_)
+            return None
+        if plan.curator is None:
+            cohort = paying = sample(banks, plan.client_fraction, plan.seed, round_)
+        else:
+            cohort, paying = plan.curator.cohort(banks, plan.seed, round_), banks
         if plan.dp_cap is not None:
-            for bank in cohort:
+            for bank in paying:
                 mechanism = plan.mechanisms[bank]
                 spend = mechanism.spend(mechanism.plan.steps_per_round)
                 if self.ledger.would_exceed(bank, spend, plan.dp_cap):
-                    return []
+                    return None
         return cohort
+
+    def _aggregate(self, state: ServerState, exchanges: Sequence[Exchange]) -> ServerState:
+        """The method's next state, from what the banks sent or from what a curator gives on of it."""
+        plan = self.plan
+        if plan.curator is None:
+            return plan.strategy.aggregate(state, exchanges)
+        released, slots = plan.curator.release(exchanges, self._blank(state, exchanges), state.slots)
+        after = plan.strategy.aggregate(state, [released])
+        return replace(after, slots={**after.slots, **slots})
+
+    def _blank(self, state: ServerState, exchanges: Sequence[Exchange]) -> Exchange:
+        """An exchange of this round with an update of zeros, in the first bank's name: perhaps no bank was drawn."""
+        job = self.plan.strategy.configure(state, self.plan.infos[0].name, self.plan.seed)
+        trained = {n: t for n, t in job.adapter.tensors.items() if self.plan.rule.trains(n, state.round)}
+        like = exchanges[0].update.delta if exchanges else trained
+        return Exchange(job, Update(job.bank, map_tensors(torch.zeros_like, like), num_examples=1, num_steps=0))
+
+    def _charge(self, round_: int, exchanges: Sequence[Exchange]) -> None:
+        """Each bank that has trained; under a curator every bank, as not being drawn is part of what is accounted."""
+        if self.plan.curator is None:
+            for exchange in exchanges:
+                self.ledger.charge(round_, exchange.update.bank, exchange.update.spend)
+        else:
+            for info in self.plan.infos:
+                self.ledger.charge(round_, info.name, self.plan.curator.spend())
 
     def _train(self, deliveries: Sequence[Delivery]) -> Generator[BankDone, None, list[Exchange]]:
         """Exchanges in bank order. Banks are decoded as they finish."""
         exchanges: dict[int, Exchange] = {}
         before = [self.kept.get(delivery.to.bank) for delivery in deliveries]
-        for index, reply, kept in self.pool.train(deliveries, before):
+        for index, reply, kept in self.pool.train(deliveries, before) if deliveries else ():
             delivery = deliveries[index]
             exchanges[index] = Exchange(delivery.job(), unpack(reply, self.plan.upload, delivery))
             self.kept[reply.bank] = kept
@@ -122,7 +155,7 @@ def _started(plan: Plan) -> Started:
                 num_train=len(bank.train),
                 num_test=len(bank.test),
                 noise_multiplier=spend.noise_multiplier if spend else 0.0,
-                sample_rate=mechanism.plan.sample_rate,
+                sample_rate=spend.sample_rate if spend else mechanism.plan.sample_rate,
                 delta=terms.dp_delta if terms else None,
             )
         )

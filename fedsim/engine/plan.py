@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fedsim.codecs import Codec
 from fedsim.core.messages import BankInfo
 from fedsim.core.rows import BankRows
-from fedsim.privacy.base import Mechanism
+from fedsim.privacy.base import Curator, Mechanism
 from fedsim.privacy.ledger import Ledger
 from fedsim.strategies.base import LocalRule, Strategy
 from fedsim.train.values import Scores
@@ -46,6 +46,7 @@ class Plan:
     dp_cap: float | None  # no bank's epsilon may exceed it: the run stops before the round that would
     evaluation: Evaluation
     notes: tuple[str, ...] = ()  # sentences for the user, shown when the run starts
+    curator: Curator | None = None  # a trusted server that samples the banks and noises their mean
     exports: bool = True  # whether adapters are handed out at the end; a baseline is only measured
 
     def trainer_of(self, bank: str) -> str:

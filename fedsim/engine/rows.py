@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from fedsim.core.events import BankRow, RoundRow
 from fedsim.core.messages import Exchange, Update
@@ -22,7 +23,8 @@ def round_row(
     rows = []
     for bank in plan.banks:
         trainer, metrics = plan.trainer_of(bank.name), evaluated.banks.get(bank.name, {})
-        rows.append(_bank_row(bank, round_, updates.get(trainer), epsilons[trainer], metrics))
+        row = _bank_row(bank, round_, updates.get(trainer), epsilons[trainer], metrics)
+        rows.append(replace(row, num_releases=sum(spend.num_steps for spend in ledger.spent(trainer))))
     return RoundRow(
         round=round_,
         num_rounds=plan.num_rounds,

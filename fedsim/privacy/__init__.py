@@ -5,8 +5,13 @@ from typing import Any
 
 from fedsim.core.registry import Registry
 from fedsim.privacy.accounting import Bound
-from fedsim.privacy.base import BankPlan, Mechanism, Terms
+from fedsim.privacy.base import BankPlan, Curator, Mechanism, Terms
+from fedsim.privacy.batch_clip_gaussian import BatchClipGaussian
+from fedsim.privacy.dp_bank_adaptive import DPBankAdaptive
+from fedsim.privacy.dp_bank_central import DPBankCentral
+from fedsim.privacy.dp_bank_local import DPBankLocal
 from fedsim.privacy.dp_sgd import DPSGD
+from fedsim.privacy.dp_sgd_customer import DPSGDCustomer
 from fedsim.privacy.ledger import Ledger
 from fedsim.privacy.none import NoPrivacy
 from fedsim.privacy.planning import describe
@@ -15,7 +20,12 @@ MECHANISMS: Registry[Mechanism] = Registry(
     "privacy mechanism",
     Mechanism,  # type: ignore[type-abstract]
     {
+        "batch_clip_gaussian": BatchClipGaussian,
+        "dp_bank_adaptive": DPBankAdaptive,
+        "dp_bank_central": DPBankCentral,
+        "dp_bank_local": DPBankLocal,
         "dp_sgd": DPSGD,
+        "dp_sgd_customer": DPSGDCustomer,
         "none": NoPrivacy,
     },
 )
@@ -29,4 +39,4 @@ def mechanism_for(kind: str, knobs: Mapping[str, Any], plan: BankPlan) -> Mechan
     return MECHANISMS[kind](MECHANISMS.config(kind).model_validate(dict(knobs)), plan)
 
 
-__all__ = ["MECHANISMS", "BankPlan", "Bound", "Ledger", "Mechanism", "Terms", "describe", "mechanism_for"]
+__all__ = ["MECHANISMS", "BankPlan", "Bound", "Curator", "Ledger", "Mechanism", "Terms", "describe", "mechanism_for"]

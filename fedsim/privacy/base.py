@@ -3,29 +3,31 @@
 The training loop asks it three things in every local step and one at the end of a round, so that nothing leaves a bank
 except through its mechanism:
 
-    weights(norms)   the factor of every row's gradient (clipping), from its joint norm over A, B and head
-    noise(numel)     what is added to the weighted sum of row gradients; asked for on an empty batch too
+    weights(norms)   the factor of every gradient that is clipped, from its joint norm over A, B and head
+    noise(numel)     what is added to the weighted sum of gradients; asked for on an empty batch too
     release(delta)   what is done to the update as a whole (bank-level mechanisms)
-    spend(steps)     what the accountant is charged
+    spend(steps)     what the accountant is charged for a round
 
-Before the run it is asked whether its knobs can be honoured (``problems``). Neighbours are two data sets of one bank
-that differ by one row added or removed.
+What is clipped is the gradient of a row or of a customer (``per_row``), of the whole batch (``per_batch``), or the
+update (``per_update``). Before the run it is asked whether its knobs can be honoured (``problems``) and what it
+promises (``promise``). Where a server is trusted to add the noise, ``curator`` is the server's half.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from fedsim.core.adapter import Tensors
-from fedsim.core.messages import Spend
+from fedsim.core.messages import Exchange, Spend, TrainJob
 from fedsim.core.registry import Config, NoKnobs
+from fedsim.privacy.sources import Keyed, RunKey, Seeded, Source
 
 Accountant = Literal["pld", "rdp"]
 
@@ -36,6 +38,18 @@ class Terms(Config):
     dp_delta: float = Field(gt=0, lt=1)
     dp_epsilon: float | None = Field(None, gt=0)  # alone: the target; with the noise given: a cap that stops the run
     accountant: Accountant = "rdp"  # governs calibration, cap and the reported epsilon
+    noise: Literal["seeded", "secure"] = Field(
+        "seeded", description="seeded: reproducible, whoever knows the seed can subtract it; secure: from a secret key"
+    )
+    noise_key: str | None = Field(
+        None, min_length=1, description="file of 32 secret bytes, mode 0600; null: a new key for every run"
+    )
+
+    @model_validator(mode="after")
+    def _key_of_secure_noise(self) -> Terms:
+        if self.noise_key is not None and self.noise != "secure":
+            raise ValueError("noise_key has an effect only with noise: secure")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +61,9 @@ class BankPlan:
     batch_size: float  # expected Poisson batch, q n_k
     steps_per_round: int
     num_rounds: int  # rounds in which the bank may take part at most
+    num_units: int | None = None  # customers at the bank; None when rows have no unit column
+    num_banks: int = 1
+    bank_rate: float = 1.0  # share of the banks that takes part in a round
 
     @property
     def sample_rate(self) -> float:
@@ -57,37 +74,83 @@ class BankPlan:
         return self.steps_per_round * self.num_rounds
 
 
+class Curator(ABC):
+    """A trusted server's half: it sees the banks' updates and gives nothing on but the noisy mean."""
+
+    @abstractmethod
+    def cohort(self, banks: Sequence[str], seed: int, round_: int) -> list[str]:
+        """The banks of a round in bank order, sampled as the accountant is told; may be empty."""
+
+    @abstractmethod
+    def release(self, exchanges: Sequence[Exchange], blank: Exchange, slots: Tensors) -> tuple[Exchange, Tensors]:
+        """(one exchange whose update is the noisy mean, what the curator keeps for the next round).
+
+        ``blank`` is an exchange of this round with an update of zeros: its job and shapes are what is answered.
+        """
+
+    @abstractmethod
+    def spend(self) -> Spend:
+        """The charge of one round to every bank, drawn or not."""
+
+
 class Mechanism(ABC):
     """How one bank protects its rows while it trains."""
 
     Config: ClassVar[type] = NoKnobs
-    per_row: ClassVar[bool] = False  # True: the loop must form one gradient per row
+    per_row: ClassVar[bool] = False  # the loop must form one gradient per row
+    per_unit: ClassVar[bool] = False  # ... and the mean of each customer's; implies per_row
+    per_batch: ClassVar[bool] = False  # the batch's mean gradient is clipped as a whole
+    per_update: ClassVar[bool] = False  # the update is clipped as a whole; nothing else may leave the bank
+    central: ClassVar[bool] = False  # a trusted server adds the noise: there is a curator
+    promise: ClassVar[str] = ""  # who is protected from whom, one sentence for the user
 
     def __init__(self, config: Any, plan: BankPlan) -> None:
         self.config, self.plan = config, plan
+        self.key: RunKey | None = None  # set by the run where noise is secure
 
     @classmethod
     def problems(cls, config: Any, plans: Sequence[BankPlan]) -> list[str]:
         """Why these knobs cannot be honoured at these banks, one message each; asked before any object is made."""
         return []
 
+    @classmethod
+    def curator(cls, mechanisms: Mapping[str, Mechanism]) -> Curator | None:
+        """The trusted server's half, from the mechanisms of all banks; None when banks trust nobody."""
+        return None
+
     @property
     def terms(self) -> Terms | None:
         """What is promised; None when nothing is."""
         return self.config if isinstance(self.config, Terms) else None
 
-    @abstractmethod
+    @property
+    def rows_per_unit(self) -> int | None:
+        """Rows that a drawn customer brings to a step at most; None where every row is a unit of its own."""
+        return None
+
+    @property
+    def divisor(self) -> float:
+        """What the noisy sum of a step is divided by: the expected, never the realised, number of units."""
+        return self.plan.batch_size
+
+    def source(self, job: TrainJob, purpose: str, *step: int) -> Source:
+        """Where the draws of a job or of one of its steps come from: the job's seed, or the run's secret key."""
+        if self.key is None:
+            return Seeded(job.seed, purpose, *step)
+        return Keyed(self.key, purpose, job.round, job.bank, *step)
+
     def weights(self, norms: Tensor) -> Tensor:
-        """(rows,) factors in [0, 1] for row gradients of these L2 norms; a non-finite norm gives 0."""
+        """(n,) factors in [0, 1] for gradients of these L2 norms; a non-finite norm gives 0."""
+        return torch.isfinite(norms).to(norms.dtype)
 
-    @abstractmethod
-    def noise(self, numel: int, generator: torch.Generator) -> Tensor:
-        """(numel,) float32 added to the sum of weighted row gradients in each step."""
+    def noise(self, numel: int, source: Source) -> Tensor:
+        """(numel,) float32 added to the sum of weighted gradients in each step."""
+        return torch.zeros(numel)
 
-    def release(self, delta: Tensors, generator: torch.Generator) -> dict[str, Tensor]:
+    def release(self, delta: Tensors, source: Source) -> dict[str, Tensor]:
         """The update as it may leave the bank."""
         return dict(delta)
 
     @abstractmethod
     def spend(self, num_steps: int) -> Spend | None:
-        """The charge for ``num_steps`` executed steps; None when nothing is promised."""
+        """The charge for one round of ``num_steps`` executed steps; None when nothing is promised."""

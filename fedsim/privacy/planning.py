@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fedsim.privacy.accounting import bound_of, steps_within
-from fedsim.privacy.base import BankPlan, Mechanism
+from fedsim.privacy.base import Mechanism
 
 MAX_SENTENCES = 20  # banks that get a sentence of their own
 
 
-def delta_problems(delta: float, plans: Sequence[BankPlan]) -> list[str]:
-    """At delta = 1/n publishing one whole row would count as private; advised is a power of ten below a tenth of it."""
-    smallest = min(plan.num_examples for plan in plans)
+def delta_problems(delta: float, smallest: int) -> list[str]:
+    """At delta = 1/n publishing one whole row would count as private; advised is a power of ten below a tenth of it.
+
+    ``smallest`` is the least number of rows, or of customers where these are protected, that a bank has.
+    """
     if delta < 1 / smallest:
         return []
     advice = 10.0 ** math.floor(-math.log10(10 * smallest))
@@ -28,7 +30,14 @@ def describe(mechanisms: Sequence[Mechanism]) -> list[str]:
     if None in sentences:
         return ["No differential privacy: nothing bounds what an update reveals about a row (epsilon is infinite)."]
     more = len(ranked) - MAX_SENTENCES
-    return [*filter(None, sentences), *([f"{more} more banks have lower sampling rates and do better."] * (more > 0))]
+    told = [*filter(None, sentences), *([f"{more} more banks have lower sampling rates and do better."] * (more > 0))]
+    return [*told, *filter(None, [mechanisms[0].promise, _of_the_noise(mechanisms[0])])]
+
+
+def _of_the_noise(mechanism: Mechanism) -> str:
+    if mechanism.terms is None or mechanism.terms.noise == "secure":
+        return ""
+    return "The noise is a simulation's: it comes from the scenario's seed, and whoever knows the seed can subtract it."
 
 
 def _sentence(mechanism: Mechanism) -> str | None:

@@ -10,7 +10,8 @@
 ``epsilon`` is what the run's accountant has charged and its cap obeyed; ``epsilon_pld`` is the tight value for the same
 steps, and ``epsilon_pld_method`` says "rdp" where no tighter one was computed. Outside ``banks`` they are the worst
 bank's. They and ``delta`` are null where nothing is promised, ``epsilon_pld`` also in a run that did not come to its
-end. Without a mechanism ``spend`` has noise_multiplier 0.
+end. ``spend`` is what the accountant was told: where rows are protected, the local steps; with a bank-level mechanism,
+one a round. Without a mechanism it has noise_multiplier 0.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class _Total:
 
     bank: BankSummary
     num_steps: int = 0
+    num_releases: int = 0
     epsilon: float = 0.0
     bytes_up: int = 0
     bytes_down: int = 0
@@ -38,6 +40,7 @@ class _Total:
 
     def add(self, row: BankRow) -> None:
         self.num_steps += row.num_steps
+        self.num_releases = row.num_releases
         self.epsilon = row.epsilon
         self.bytes_up += row.bytes_up
         self.bytes_down += row.bytes_down
@@ -57,7 +60,7 @@ class _Total:
             "spend": {
                 "sample_rate": bank.sample_rate,
                 "noise_multiplier": bank.noise_multiplier,
-                "num_steps": self.num_steps,
+                "num_steps": self.num_releases or self.num_steps,
             },
             "bytes_up": self.bytes_up,
             "bytes_down": self.bytes_down,

@@ -105,6 +105,7 @@ class Sheet:
     mixed_ranks: bool = False  # banks may have different ranks
     keeps_basis: bool = True  # coordinates mean the same from round to round (error feedback needs it)
     sums_only: bool = True  # the server needs only weighted sums of updates (secure aggregation needs it)
+    sends_slots: bool = False  # banks send more than the change of their adapter
     needs_factors: bool = False  # works on A and B as such: nothing to do where a model is trained whole
     needs_sgd: bool = False  # valid for plain local SGD only: no momentum, no Adam, one rate within a round
     dp: str = "yes"  # "yes", or the reason why DP training is refused

@@ -11,6 +11,7 @@ from torch import Tensor
 from fedsim.core.adapter import AdapterState
 from fedsim.core.errors import FedsimError, ModelError
 from fedsim.privacy.base import Mechanism
+from fedsim.privacy.gaussian import Gaussian
 from fedsim.strategies.base import LocalContext
 
 
@@ -29,10 +30,9 @@ def check_moved(trained: AdapterState, names: Sequence[str], context: LocalConte
 def check_noise(noise: Tensor, mechanism: Mechanism) -> None:
     """The first noise vector must have the promised scale, within 6 standard errors of its empirical deviation."""
     spend = mechanism.spend(1)
-    clip = getattr(mechanism.config, "max_grad_norm", None)
-    if spend is None or clip is None or noise.numel() < 100:
+    if spend is None or not isinstance(mechanism, Gaussian) or noise.numel() < 100:
         return
-    promised = spend.noise_multiplier * clip
+    promised = spend.noise_multiplier * mechanism.sensitivity * mechanism.bound
     measured = float(noise.double().std())
     if abs(measured - promised) > 6 * promised / math.sqrt(2 * noise.numel()):
         raise FedsimError(f"noise of bank {mechanism.plan.name!r} has deviation {measured:g}, promised {promised:g}")

@@ -1,7 +1,8 @@
 """Gradients of a cohort: one forward and backward pass of the shared base for the rows of all its banks.
 
-With a per-row mechanism every row has its own leaf, so autograd returns one gradient per row; the rows of a bank are
-then weighted (clipped) and summed. Without one, rows of a bank share a leaf and autograd sums them.
+With a per-row mechanism every row has its own leaf, so autograd returns one gradient per row; the rows of a customer
+are averaged where customers are the unit, and the units of a bank are weighted (clipped) and summed. Without one, rows
+of a bank share a leaf and autograd sums them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from fedsim.models.base import CohortModel
 from fedsim.models.lora import Cohort
 from fedsim.privacy.base import Mechanism
 from fedsim.train.cohort import CohortState
+from fedsim.train.sampling import Drawn
 
 STRETCH = 1024  # values of a row whose squares are summed in float32
 
@@ -29,21 +31,41 @@ class Tally:
 
     rows: int = 0
     loss: float = 0.0
+    units: int = 0  # rows or customers that a mechanism has weighted
     clipped: int = 0
     not_finite: int = 0
 
     def as_oracle(self) -> dict[str, float]:
         if not self.rows:
             return {}
-        share = {"loss": self.loss / self.rows, "clipped": self.clipped / self.rows}
+        share = {"loss": self.loss / self.rows, "clipped": self.clipped / max(1, self.units)}
         return share | ({"not_finite": float(self.not_finite)} if self.not_finite else {})
 
 
-def physical_batches(batches: Sequence[np.ndarray], max_rows: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The cohort's rows in bank order, cut into (row indices, bank of each row) of at most ``max_rows`` rows."""
-    rows = np.concatenate(batches) if batches else np.zeros(0, dtype=np.int64)
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The rows of one forward pass, in bank order, units whole."""
+
+    rows: np.ndarray  # (n,) indices into the corpus
+    banks: np.ndarray  # (n,) position in the cohort
+    units: np.ndarray  # (n,) 0, 0, 1, 2, 2, ...
+
+
+def physical_batches(batches: Sequence[Drawn], max_rows: int) -> list[Part]:
+    """The cohort's rows in parts of at most ``max_rows`` rows; a larger unit is a part of its own."""
+    rows = np.concatenate([batch.rows for batch in batches])
     banks = np.repeat(np.arange(len(batches)), [len(batch) for batch in batches])
-    return [(rows[i : i + max_rows], banks[i : i + max_rows]) for i in range(0, len(rows), max_rows)]
+    units = np.concatenate([batch.units for batch in batches])
+    begins = np.flatnonzero((np.diff(banks, prepend=-1) != 0) | (np.diff(units, prepend=-1) != 0))
+    ends = np.append(begins[1:], len(rows))  # where a part may end
+    number = np.searchsorted(begins, np.arange(len(rows)), side="right")
+    parts, start = [], 0
+    while start < len(rows):
+        fitting = ends[(ends > start) & (ends <= start + max_rows)]
+        end = int(fitting[-1] if len(fitting) else ends[ends > start][0])
+        parts.append(Part(rows[start:end], banks[start:end], number[start:end] - number[start]))
+        start = end
+    return parts
 
 
 def row_norms(matrix: Tensor) -> Tensor:
@@ -53,9 +75,17 @@ def row_norms(matrix: Tensor) -> Tensor:
     stretches of 1024 values are summed in float32 and added up in float64: as fast, as they fit the nearest cache.
     """
     whole = matrix.shape[1] - matrix.shape[1] % STRETCH
-    parts = matrix[:, :whole].unflatten(1, (-1, STRETCH)).norm(dim=2)
-    rest = matrix[:, whole:].norm(dim=1)
-    return (parts.double().square().sum(1) + rest.double().square()).sqrt().float()
+    stretches = matrix[:, :whole].view(len(matrix), whole // STRETCH, STRETCH)
+    squares = torch.linalg.vector_norm(stretches, dim=2).double().square().sum(1)
+    norms: Tensor = (squares + torch.linalg.vector_norm(matrix[:, whole:], dim=1).double().square()).sqrt().float()
+    return norms
+
+
+def unit_means(flat: Tensor, units: np.ndarray) -> Tensor:
+    """(units, P) mean gradient of each unit from (rows, P); ``units`` (rows,) counts up from 0."""
+    index = torch.as_tensor(units, device=flat.device)
+    sizes = torch.bincount(index)
+    return flat.new_zeros(len(sizes), flat.shape[1]).index_add_(0, index, flat) / sizes[:, None]
 
 
 class Gradients:
@@ -64,15 +94,16 @@ class Gradients:
     def __init__(self, model: CohortModel, rows: Rows, state: CohortState, mechanisms: Sequence[Mechanism]) -> None:
         self.model, self.rows, self.state, self.mechanisms = model, rows, state, mechanisms
         self.per_row = any(mechanism.per_row for mechanism in mechanisms)
+        self.per_unit = any(mechanism.per_unit for mechanism in mechanisms)
 
-    def sums(self, batches: Sequence[np.ndarray], max_rows: int, tallies: Sequence[Tally]) -> Tensor:
+    def sums(self, batches: Sequence[Drawn], max_rows: int, tallies: Sequence[Tally]) -> Tensor:
         """(banks, P) weighted sums over the given rows of each bank; zero for a bank without rows."""
         total = torch.zeros_like(self.state.params)
-        for indices, banks in physical_batches(batches, max_rows):
+        for part in physical_batches(batches, max_rows):
             if self.per_row:
-                self._add_per_row(total, indices, banks, tallies)
+                self._add_per_row(total, part, tallies)
             else:
-                self._add_per_bank(total, indices, banks, tallies)
+                self._add_per_bank(total, part, tallies)
         return total
 
     def _losses(self, leaves: Mapping[str, Tensor], indices: np.ndarray, banks: Tensor, index: Tensor | None) -> Tensor:
@@ -85,30 +116,33 @@ class Gradients:
         with self.model.using(Cohort({**constant, **leaves}, scaling, index)):
             return self.model.row_losses(self.model.batch(self.rows, indices))
 
-    def _add_per_bank(self, total: Tensor, indices: np.ndarray, banks: np.ndarray, tallies: Sequence[Tally]) -> None:
-        banks_t = torch.as_tensor(banks, device=total.device)
+    def _add_per_bank(self, total: Tensor, part: Part, tallies: Sequence[Tally]) -> None:
+        banks_t = torch.as_tensor(part.banks, device=total.device)
         leaf = self.state.params.detach().requires_grad_()
-        losses = self._losses(self.state.layout.split(leaf), indices, banks_t, banks_t)
+        losses = self._losses(self.state.layout.split(leaf), part.rows, banks_t, banks_t)
         (grads,) = self._backward(losses, [leaf])
         total += grads
-        for bank in np.unique(banks):
+        for bank in np.unique(part.banks):
             tally(tallies[bank], losses.detach()[banks_t == int(bank)], None)
 
-    def _add_per_row(self, total: Tensor, indices: np.ndarray, banks: np.ndarray, tallies: Sequence[Tally]) -> None:
-        banks_t = torch.as_tensor(banks, device=total.device)
+    def _add_per_row(self, total: Tensor, part: Part, tallies: Sequence[Tally]) -> None:
+        banks_t = torch.as_tensor(part.banks, device=total.device)
         leaves = self.state.layout.split(self.state.params.index_select(0, banks_t))
         leaves = {name: leaf.detach().requires_grad_() for name, leaf in leaves.items()}
-        losses = self._losses(leaves, indices, banks_t, None)
+        losses = self._losses(leaves, part.rows, banks_t, None)
         grads = self._backward(losses, list(leaves.values()))
         flat = torch.cat([grad.flatten(1) for grad in grads], 1)  # (rows, P)
+        banks = part.banks
+        if self.per_unit:
+            flat, banks = unit_means(flat, part.units), banks[np.flatnonzero(np.diff(part.units, prepend=-1))]
         norms = row_norms(flat)
-        flat[~torch.isfinite(norms)] = 0  # such a row contributes nothing: 0 * inf would poison the sum
-        bounds = np.searchsorted(banks, np.arange(len(self.state) + 1))  # rows are in bank order
+        flat[~torch.isfinite(norms)] = 0  # such a unit contributes nothing: 0 * inf would poison the sum
+        bounds = np.searchsorted(banks, np.arange(len(self.state) + 1))  # units are in bank order
         for bank in np.unique(banks):
-            rows = slice(int(bounds[bank]), int(bounds[bank + 1]))
-            weights = self.mechanisms[bank].weights(norms[rows])
-            total[bank] += weights @ flat[rows]
-            tally(tallies[bank], losses.detach()[rows], weights)
+            units = slice(int(bounds[bank]), int(bounds[bank + 1]))
+            weights = self.mechanisms[bank].weights(norms[units])
+            total[bank] += weights @ flat[units]
+            tally(tallies[bank], losses.detach()[banks_t == int(bank)], weights)
 
     def _backward(self, losses: Tensor, leaves: list[Tensor]) -> tuple[Tensor, ...]:
         grads = torch.autograd.grad(losses.sum(), leaves, allow_unused=True)
@@ -122,10 +156,11 @@ class Gradients:
 
 
 def tally(entry: Tally, losses: Tensor, weights: Tensor | None) -> None:
-    """Count rows, losses and clipped rows of one bank."""
+    """Count rows, losses and clipped units of one bank."""
     entry.rows += len(losses)
     finite = losses[torch.isfinite(losses)]
     entry.loss += float(finite.double().sum())
     if weights is not None:
+        entry.units += len(weights)
         entry.clipped += int((weights < 1).sum())
         entry.not_finite += int((weights == 0).sum())

@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from fedsim.core import seeds
+from fedsim.privacy.sources import Source
 
 
-def poisson_batch(rows: np.ndarray, rate: float, seed: int, step: int) -> np.ndarray:
-    """Each row independently with probability ``rate``; the batch may be empty. (1607.00133, Algorithm 1)
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """One bank's rows in one step. Rows of one unit stand together; mostly a row is a unit of its own."""
 
-    ``seed`` is the job's, so a retry draws the same rows.
+    rows: np.ndarray  # (b,) int64 indices into the corpus
+    units: np.ndarray  # (b,) int64, equal for rows of one unit
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @classmethod
+    def of_rows(cls, rows: np.ndarray) -> Drawn:
+        """Every row a unit."""
+        return cls(rows, np.arange(len(rows)))
+
+
+def poisson_rows(rows: np.ndarray, rate: float, source: Source) -> Drawn:
+    """Each row independently with probability ``rate``; the batch may be empty. (1607.00133, Algorithm 1)"""
+    return Drawn.of_rows(rows[source.uniform(len(rows)) < rate])
+
+
+def poisson_units(rows: np.ndarray, units: np.ndarray, rate: float, most: int, source: Source) -> Drawn:
+    """Each unit independently with probability ``rate``, with at most ``most`` of its rows, drawn anew.
+
+    ``units`` (n,) says whose row each is. (2407.07737, user-level sampling)
     """
-    chosen: np.ndarray = rows[seeds.rng(seed, "batch", step).random(len(rows)) < rate]
-    return chosen
+    names, number = np.unique(units, return_inverse=True)
+    draws = source.uniform(len(names) + len(rows))
+    chosen, keys = draws[: len(names)] < rate, draws[len(names) :]
+    order = np.lexsort((keys, number))  # unit by unit, at random within a unit
+    number = number[order]
+    place = np.arange(len(rows)) - np.searchsorted(number, number)  # within the unit
+    kept = chosen[number] & (place < most)
+    return Drawn(rows[order][kept], number[kept])
 
 
 def steps_of(local_steps: int | None, local_epochs: float | None, num_examples: int, batch_size: float) -> int:

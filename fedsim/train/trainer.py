@@ -5,6 +5,8 @@ A local step of a cohort, in order:
     poisson batch of each bank -> one pass through the shared base -> weighted (clipped) sums of row gradients
     -> noise (on an empty batch too) -> divide by the EXPECTED batch size -> the method's correction -> optimizer
 
+With customers as the unit, read customer for row; a bank-level mechanism acts once, on the finished update.
+
 Banks of one cohort share nothing but the base: a cohort of K equals K banks one by one up to float rounding.
 """
 
@@ -17,21 +19,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsim.core import seeds
 from fedsim.core.adapter import AdapterState, Tensors
+from fedsim.core.errors import FedsimError
 from fedsim.core.messages import TrainJob
 from fedsim.core.rows import BankRows, Rows
 from fedsim.core.scenario import Train
 from fedsim.models.base import CohortModel
 from fedsim.models.lora import Cohort
 from fedsim.privacy.base import Mechanism
+from fedsim.privacy.sources import Source
 from fedsim.strategies.base import LocalContext, LocalRule
 from fedsim.train.checks import check_moved, check_noise
 from fedsim.train.cohort import CohortState
-from fedsim.train.gradients import Gradients, Tally
+from fedsim.train.gradients import Gradients, Tally, row_norms
 from fedsim.train.optimizers import learning_rate, make_optimizer
-from fedsim.train.sampling import poisson_batch
+from fedsim.train.sampling import Drawn, poisson_rows, poisson_units
 from fedsim.train.values import EvalJob, Scores, Trained
+
+NOTHING = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class LocalTraining:
     num_rounds: int
     banks: Mapping[str, BankRows]
     mechanisms: Mapping[str, Mechanism]
+    units: np.ndarray | None = None  # (rows of the corpus,) int64: whose row each is; None: every row its own
 
 
 class Trainer:
@@ -86,18 +92,20 @@ class Trainer:
     ) -> None:
         gradients = Gradients(self.model, self.rows, state, mechanisms)
         optimizer = make_optimizer(self.local.train, state.params)
-        expected = torch.tensor([m.plan.batch_size for m in mechanisms], device=state.device)[:, None]
+        divisors = torch.tensor([mechanism.divisor for mechanism in mechanisms], device=state.device)[:, None]
         corrects = type(self.local.rule).correct is not LocalRule.correct
         lr = contexts[0].lr * self._lr_scales(state)
         for step in range(max(context.num_steps for context in contexts)):
             active = [bank for bank, context in enumerate(contexts) if step < context.num_steps]
             batches = [
-                self._batch(context, mechanisms[bank], step) if bank in active else np.zeros(0, dtype=np.int64)
+                self._batch(context, mechanisms[bank], step) if bank in active else Drawn.of_rows(NOTHING)
                 for bank, context in enumerate(contexts)
             ]
             grads = gradients.sums(batches, self.local.train.max_rows, tallies)
-            self._add_noise(grads, state, [(bank, contexts[bank], mechanisms[bank]) for bank in active], step)
-            grads /= expected
+            for bank in active:
+                source = mechanisms[bank].source(contexts[bank].job, "noise", step)
+                self._privatise(grads, state, bank, mechanisms[bank], source)
+            grads /= divisors
             if corrects:
                 for bank in active:
                     params, grad = state.bank_views(state.params, bank), state.bank_views(grads, bank)
@@ -112,36 +120,39 @@ class Trainer:
         scales = torch.tensor([self.local.rule.lr_scale(name) for name in names])
         return scales.repeat_interleave(torch.tensor(sizes)).to(state.device)
 
-    def _batch(self, context: LocalContext, mechanism: Mechanism, step: int) -> np.ndarray:
-        rows = self.local.banks[context.job.bank].train
-        return poisson_batch(rows, mechanism.plan.sample_rate, context.job.seed, step)
+    def _batch(self, context: LocalContext, mechanism: Mechanism, step: int) -> Drawn:
+        rows, rate = self.local.banks[context.job.bank].train, mechanism.plan.sample_rate
+        source = mechanism.source(context.job, "batch", step)
+        if mechanism.rows_per_unit is None or self.local.units is None:
+            return poisson_rows(rows, rate, source)
+        return poisson_units(rows, self.local.units[rows], rate, mechanism.rows_per_unit, source)
 
-    def _add_noise(
-        self,
-        grads: Tensor,
-        state: CohortState,
-        active: Sequence[tuple[int, LocalContext, Mechanism]],
-        step: int,
-    ) -> None:
-        for bank, context, mechanism in active:
-            if not mechanism.per_row:
-                continue
-            noise = mechanism.noise(state.num_trained(bank), seeds.generator(context.job.seed, "noise", step))
-            if not self.checked:
-                check_noise(noise, mechanism)
-            state.add_noise(grads, bank, noise)
+    def _privatise(self, grads: Tensor, state: CohortState, bank: int, mechanism: Mechanism, source: Source) -> None:
+        """Clip (where the batch is clipped) and noise one bank's summed gradient, in place."""
+        if not (mechanism.per_row or mechanism.per_batch):
+            return
+        noise = mechanism.noise(state.num_trained(bank), source)
+        if not self.checked:
+            check_noise(noise, mechanism)
+        if mechanism.per_batch:  # the mean is clipped and noised; it is still to be divided
+            weight = mechanism.weights(row_norms(grads[bank : bank + 1]) / mechanism.divisor)
+            grads[bank] = (weight * grads[bank]).nan_to_num(0, 0, 0)
+            noise *= mechanism.divisor
+        state.add_noise(grads, bank, noise)
 
     def _finish(
         self, state: CohortState, bank: int, context: LocalContext, mechanism: Mechanism, tally: Tally
     ) -> Trained:
         adapter = state.adapter(bank)
         if not self.checked:
-            saw_rows = tally.rows > 0 or mechanism.per_row
+            saw_rows = tally.rows > 0 or mechanism.per_row or mechanism.per_batch
             if saw_rows and type(self.local.rule).correct is LocalRule.correct:  # a correction may hold values in place
                 check_moved(adapter, state.layout.names, context)
             self.checked = True
         outcome = self.local.rule.finish(adapter, context)
-        released = mechanism.release(outcome.delta, seeds.generator(context.job.seed, "release"))
+        if mechanism.per_update and outcome.slots:
+            raise FedsimError(f"the method sends {', '.join(outcome.slots)} beside its update, which nothing protects")
+        released = mechanism.release(outcome.delta, mechanism.source(context.job, "release"))
         return Trained(
             bank=context.job.bank,
             outcome=replace(outcome, delta=released),

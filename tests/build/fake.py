@@ -15,6 +15,7 @@ from fedsim.strategies import Sheet
 
 class Plug:
     Config: ClassVar[type] = NoKnobs
+    per_update: ClassVar[bool] = False
 
     def __init__(self, config: Any) -> None:
         self.config = config

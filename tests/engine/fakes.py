@@ -24,6 +24,7 @@ from fedsim.engine.plan import Evaluation, Plan
 from fedsim.privacy.accounting import Bound
 from fedsim.privacy.base import BankPlan, Mechanism, Terms
 from fedsim.privacy.ledger import Ledger
+from fedsim.privacy.sources import Source
 from fedsim.strategies import STRATEGIES
 from fedsim.strategies.base import LocalContext, LocalRule, Outcome, Strategy
 from fedsim.train.values import EvalJob, Scores, Trained
@@ -137,7 +138,7 @@ class ToyMechanism(Mechanism):
     def weights(self, norms: torch.Tensor) -> torch.Tensor:
         return torch.ones_like(norms)
 
-    def noise(self, numel: int, generator: torch.Generator) -> torch.Tensor:
+    def noise(self, numel: int, source: Source) -> torch.Tensor:
         return torch.zeros(numel)
 
     def spend(self, num_steps: int) -> Spend | None:

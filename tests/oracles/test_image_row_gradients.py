@@ -19,6 +19,7 @@ from fedsim.models.resnet import Shape, build
 from fedsim.models.vision import ImageClassifier, ResNetModel
 from fedsim.train.cohort import CohortState
 from fedsim.train.gradients import Gradients, Tally
+from fedsim.train.sampling import Drawn
 
 Kind = Literal["lora", "full"]
 KINDS = pytest.mark.parametrize("kind", ["lora", "full"])
@@ -113,7 +114,9 @@ def test_equal_opacus(kind) -> None:
 def test_the_sum_per_bank_equals_the_sum_of_row_gradients(kind) -> None:
     model, rows, adapter = setup(kind)
     state = CohortState([adapter, adapter], list(adapter.tensors), model.device)
-    sums = Gradients(model, rows, state, []).sums([INDICES[:2], INDICES[2:]], 4, [Tally(), Tally()])
+    sums = Gradients(model, rows, state, []).sums(
+        [Drawn.of_rows(INDICES[:2]), Drawn.of_rows(INDICES[2:])], 4, [Tally(), Tally()]
+    )
     single = row_gradients(model, rows, adapter, INDICES)
     assert worst(sums, torch.stack([single[:2].sum(0), single[2:].sum(0)])) < 1e-5
 

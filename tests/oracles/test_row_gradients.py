@@ -16,6 +16,7 @@ from fedsim.models.base import CohortModel
 from fedsim.models.hf import HuggingFace
 from fedsim.train.cohort import CohortState
 from fedsim.train.gradients import Gradients, Tally
+from fedsim.train.sampling import Drawn
 from tests import tiny
 
 TARGETS = {"causal_lm": ["q_proj", "v_proj"], "sequence_classification": ["query", "value"]}
@@ -131,6 +132,8 @@ def test_a_row_does_not_depend_on_its_batch(tiny_folders, bits) -> None:
 def test_the_sum_per_bank_equals_the_sum_of_row_gradients(tiny_folders) -> None:
     model, rows, adapter = setup(tiny_folders["causal_lm"], "causal_lm", None)
     state = CohortState([adapter, adapter], list(adapter.tensors), model.device)
-    sums = Gradients(model, rows, state, []).sums([ROWS[:2], ROWS[2:]], 4, [Tally(), Tally()])
+    sums = Gradients(model, rows, state, []).sums(
+        [Drawn.of_rows(ROWS[:2]), Drawn.of_rows(ROWS[2:])], 4, [Tally(), Tally()]
+    )
     single = row_gradients(model, rows, adapter, ROWS)
     assert worst(sums, torch.stack([single[:2].sum(0), single[2:].sum(0)])) < 1e-5

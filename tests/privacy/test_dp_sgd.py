@@ -15,6 +15,7 @@ from fedsim.privacy import MECHANISMS, mechanism_for
 from fedsim.privacy.accounting import rdp_epsilon
 from fedsim.privacy.base import BankPlan, Mechanism
 from fedsim.privacy.dp_sgd import DPSGD
+from fedsim.privacy.sources import Seeded
 
 PLAN = BankPlan("bank-01", num_examples=2000, batch_size=32, steps_per_round=20, num_rounds=10)
 DP = {"noise_multiplier": 1.5, "max_grad_norm": 0.5, "dp_delta": 1e-5}
@@ -71,22 +72,22 @@ def test_clipping_the_batch_instead_of_its_rows_moves_by_twice_the_bound() -> No
 
 
 def test_noise_has_the_promised_deviation() -> None:
-    noise = mechanism().noise(200_000, seeds.generator(1, "noise"))
+    noise = mechanism().noise(200_000, Seeded(1, "noise"))
     assert noise.dtype == torch.float32
     assert float(noise.std()) == pytest.approx(1.5 * 0.5, rel=0.01)
     assert abs(float(noise.mean())) < 5 * 0.75 / math.sqrt(200_000)
 
 
 def test_noise_is_reproduced_by_its_generator_and_by_nothing_else() -> None:
-    one = mechanism().noise(1000, seeds.generator(1, "noise", 3))
-    assert torch.equal(one, mechanism().noise(1000, seeds.generator(1, "noise", 3)))
-    assert not torch.equal(one, mechanism().noise(1000, seeds.generator(1, "noise", 4)))
+    one = mechanism().noise(1000, Seeded(1, "noise", 3))
+    assert torch.equal(one, mechanism().noise(1000, Seeded(1, "noise", 3)))
+    assert not torch.equal(one, mechanism().noise(1000, Seeded(1, "noise", 4)))
 
 
 def test_an_empty_batch_is_released_as_pure_noise_and_charged() -> None:
     dp = mechanism()
     weights = dp.weights(torch.zeros(0))
-    released = weights @ torch.zeros(0, 5000) + dp.noise(5000, seeds.generator(1, "noise"))
+    released = weights @ torch.zeros(0, 5000) + dp.noise(5000, Seeded(1, "noise"))
     assert float(released.std()) == pytest.approx(0.75, rel=0.03)
     assert dp.spend(1) == Spend(1.5, 0.016, 1)
 
@@ -94,7 +95,7 @@ def test_an_empty_batch_is_released_as_pure_noise_and_charged() -> None:
 def test_without_noise_and_bound_nothing_is_changed_and_nothing_is_promised() -> None:
     off = mechanism(noise_multiplier=0.0, max_grad_norm=1e30)
     assert off.weights(torch.tensor([0.0, 1e-20, 1.0, 1e20])).tolist() == [1, 1, 1, 1]
-    assert not off.noise(10, seeds.generator(1, "noise")).any()
+    assert not off.noise(10, Seeded(1, "noise")).any()
     assert rdp_epsilon([off.spend(1)], 1e-5) == math.inf
 
 

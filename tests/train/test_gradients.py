@@ -20,6 +20,7 @@ from fedsim.privacy import Mechanism, mechanism_for
 from fedsim.privacy.base import BankPlan
 from fedsim.train.cohort import CohortState
 from fedsim.train.gradients import Gradients, Tally, row_norms
+from fedsim.train.sampling import Drawn
 from tests import tiny
 
 TARGETS = {"causal_lm": ["q_proj", "v_proj"], "sequence_classification": ["query", "value"]}
@@ -58,7 +59,7 @@ def clipped_sum(
     """(P,) what one step releases before the noise."""
     model, encoded, adapter = loaded
     state = CohortState([adapter], list(adapter.tensors), model.device)
-    return Gradients(model, encoded, state, [dp(bound)]).sums([rows], max_rows, [Tally()])[0]
+    return Gradients(model, encoded, state, [dp(bound)]).sums([Drawn.of_rows(rows)], max_rows, [Tally()])[0]
 
 
 @pytest.fixture(scope="module", params=[(task, bits) for task in TARGETS for bits in (None, 8, 4)], ids=str)
@@ -99,6 +100,6 @@ def test_a_row_that_is_not_finite_contributes_nothing(loaded, monkeypatch) -> No
     monkeypatch.setattr(type(model), "row_losses", overflowing)
     state = CohortState([adapter], list(adapter.tensors), model.device)
     counted = Tally()
-    total = Gradients(model, encoded, state, [dp(0.5)]).sums([ROWS], 256, [counted])[0]
+    total = Gradients(model, encoded, state, [dp(0.5)]).sums([Drawn.of_rows(ROWS)], 256, [counted])[0]
     assert counted.not_finite == 1
     assert float((total - without).norm()) <= 1e-5

@@ -1,0 +1,92 @@
+"""Bank-level central DP, DP-FedAvg (McMahan et al., 1710.06963, Algorithm 1): the server is trusted and adds the noise.
+
+Per round: banks are drawn independently with probability q = client_fraction (all of them for 1); each clips its whole
+update to C = ``max_update_norm``, and the server again, since a codec may lengthen it; then
+mean = (sum of clipped updates + N(0, (noise_multiplier C)^2)) / (q K), and the method sees this mean alone. Protected
+is all that a bank holds against everybody but the server, in particular against the other banks. Neighbours are two
+sets of banks that differ by one bank taken away.
+
+Laws:
+    banks weigh the same whatever their number of rows: a weight n_k / n would let one bank move the mean by more
+    the divisor is the expected number of banks, and a round in which nobody was drawn is noised and charged
+    every bank is charged every round, drawn or not; amplification holds while the server keeps to itself who took part
+
+Deviation: the method's server half sees one noisy exchange for the round, so methods that need every bank's own update
+are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from pydantic import Field
+
+from fedsim.core.adapter import Tensors, flatten, unflatten
+from fedsim.core.messages import Exchange, Spend
+from fedsim.privacy.base import BankPlan, Curator, Mechanism
+from fedsim.privacy.gaussian import Gaussian, GaussianTerms, clipped_update
+from fedsim.privacy.sources import Keyed, Seeded, Source
+
+
+class DPBankCentral(Gaussian):
+    per_update = True
+    central = True
+    promise = (
+        "Protected: all that a bank holds, against everybody but the server, which is trusted with clipped updates. "
+        "Banks weigh the same, whatever their number of rows."
+    )
+
+    class Config(GaussianTerms):
+        max_update_norm: float = Field(1.0, gt=0, description="L2 norm of an update that enters the mean")
+
+    config: Config
+
+    @property
+    def bound(self) -> float:
+        return self.config.max_update_norm
+
+    @classmethod
+    def rate(cls, plan: BankPlan) -> float:
+        return plan.bank_rate
+
+    @classmethod
+    def curator(cls, mechanisms: Mapping[str, Mechanism]) -> Curator:
+        (mechanism, *_) = mechanisms.values()
+        if not isinstance(mechanism, DPBankCentral):
+            raise TypeError(f"{type(mechanism).__name__} has another curator")
+        return BankCurator(mechanism)
+
+    def release(self, delta: Tensors, source: Source) -> dict[str, torch.Tensor]:
+        return clipped_update(delta, self.bound)
+
+
+class BankCurator(Curator):
+    """All banks have the same noise and rate, so one bank's mechanism stands for all."""
+
+    def __init__(self, mechanism: DPBankCentral) -> None:
+        self.mechanism = mechanism
+        self.expected_banks = mechanism.plan.bank_rate * mechanism.plan.num_banks
+
+    def cohort(self, banks: Sequence[str], seed: int, round_: int) -> list[str]:
+        key, rate = self.mechanism.key, self.mechanism.plan.bank_rate
+        source = Seeded(seed, "cohort", round_) if key is None else Keyed(key, "cohort", round_)
+        return [bank for bank, draw in zip(banks, source.uniform(len(banks)), strict=True) if draw < rate]
+
+    def release(self, exchanges: Sequence[Exchange], blank: Exchange, slots: Tensors) -> tuple[Exchange, Tensors]:
+        noise = self.mechanism.noise_multiplier
+        return self.noisy_mean(exchanges, blank, self.mechanism.bound, noise), {}
+
+    def noisy_mean(self, exchanges: Sequence[Exchange], blank: Exchange, bound: float, noise: float) -> Exchange:
+        """An exchange whose update is (sum of updates clipped to ``bound`` + noise * bound) / expected banks."""
+        total = flatten(blank.update.delta).double()
+        for exchange in exchanges:
+            total += flatten(clipped_update(exchange.update.delta, bound)).double()
+        source = self.mechanism.source(blank.job, "central noise")
+        total += source.normal(len(total)) * (noise * bound)
+        mean = unflatten((total / self.expected_banks).float(), blank.update.delta)
+        return replace(blank, update=replace(blank.update, delta=mean))
+
+    def spend(self) -> Spend:
+        return self.mechanism.spend(1)
