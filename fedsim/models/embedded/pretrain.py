@@ -2,9 +2,9 @@
 
     python -m fedsim.models.embedded.pretrain --out DIR
 
-Everything follows from ``--seed`` and ``--steps``. On one thread the same versions on the same kind of processor give the
-same files, byte for byte; ``manifest.json`` records their SHA-256 sums and the versions. The shipped folder was written
-with the defaults, in about 12 minutes on one core.
+Everything follows from ``--seed`` and ``--steps``. On one thread the same versions on the same kind of processor give
+the same files, byte for byte; ``manifest.json`` records their SHA-256 sums and the versions. The shipped folder was
+written with the defaults, in about ten minutes on one core.
 
 Sizes are multiples of 64, the block of bitsandbytes' 4-bit format. Numbers are split into groups of two digits from the
 left, so 0 to 99 are single tokens: a tiny model compares magnitudes that it sees in one piece.
@@ -27,7 +27,8 @@ from torch.nn.functional import cross_entropy
 
 from fedsim.core import seeds
 from fedsim.models.base import seeded_torch
-from fedsim.models.embedded.text import ANSWERS, Writer
+from fedsim.models.embedded.text import ANSWERS, WORDS, Writer
+from fedsim.models.network import quiet_libraries
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 END = "<end>"  # ends a text, and pads
@@ -43,18 +44,19 @@ ARCHITECTURE = {
     "num_key_value_heads": 4,
     "max_position_embeddings": 512,
     "tie_word_embeddings": True,
+    "initializer_range": 0.05,
 }
-PROSE_WEIGHT = 0.1  # of a token that is not the last of its line; the last one is the answer
+PROSE_SHARE = 0.1  # of the tokens that answer nothing, the share that is predicted
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """How long and how fast to train."""
 
     seed: int = 7
-    steps: int = 2000
-    batch_size: int = 64  # documents
-    lr: float = 3e-3
+    steps: int = 2400
+    batch_size: int = 32  # documents
+    lr: float = 4e-3
     warmup: int = 100  # steps
 
 
@@ -90,18 +92,21 @@ def train_tokenizer(seed: int, num_documents: int = 4000) -> Any:
 
 
 def batches(tokenizer: Any, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
-    """(ids, weights of the predicted tokens), both (batch, longest)."""
-    end, newline = tokenizer.eos_token_id, tokenizer("\n")["input_ids"][0]
-    writer = Writer(plan.seed, "pretrain")
+    """(ids, which of them are predicted), both (batch, longest): every answer, and of other tokens one in ten.
+
+    Most tokens of a description are random values that nothing predicts; leaving them out saves a quarter of the time.
+    """
+    end = tokenizer.eos_token_id
+    is_answer = torch.zeros(VOCABULARY, dtype=torch.bool)
+    is_answer[[ids[0] for ids in tokenizer([f" {word}" for word in (*ANSWERS, *WORDS)])["input_ids"]]] = True
+    writer, generator = Writer(plan.seed, "pretrain"), seeds.generator(plan.seed, "predicted")
     for _ in range(plan.steps):
         rows = [[*ids, end] for ids in tokenizer(list(writer.documents(plan.batch_size)))["input_ids"]]
         width = max(map(len, rows))
         ids = torch.tensor([row + [end] * (width - len(row)) for row in rows])
-        after = ids.roll(-1, 1)
-        answer = ((after == newline) | (after == end)) & (ids != end)
-        first_end = (ids == end) & (ids.roll(1, 1) != end)
-        weights = torch.where(answer, 1.0, PROSE_WEIGHT) * ((ids != end) | first_end)
-        yield ids, weights
+        real = torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]
+        counted = is_answer[ids] | (torch.rand(ids.shape, generator=generator) < PROSE_SHARE)
+        yield ids, counted & real
 
 
 def learning_rate(plan: Plan, step: int) -> float:
@@ -109,6 +114,16 @@ def learning_rate(plan: Plan, step: int) -> float:
     if step < plan.warmup:
         return plan.lr * (step + 1) / plan.warmup
     return plan.lr * 0.5 * (1 + math.cos(math.pi * (step - plan.warmup) / max(1, plan.steps - plan.warmup)))
+
+
+def optimizers(model: torch.nn.Module, plan: Plan) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the layers (with AdamW's update size), AdamW for embeddings and norms."""
+    inner = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+    outer = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+    return [
+        torch.optim.Muon(inner, lr=plan.lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(outer, lr=plan.lr, weight_decay=0.01, betas=(0.9, 0.98)),
+    ]
 
 
 def train_model(tokenizer: Any, plan: Plan, report_every: int = 100) -> Any:
@@ -119,17 +134,17 @@ def train_model(tokenizer: Any, plan: Plan, report_every: int = 100) -> Any:
     config = LlamaConfig(**ARCHITECTURE, bos_token_id=None, eos_token_id=end, pad_token_id=end)
     with seeded_torch(seeds.derive(plan.seed, "weights")):
         model = LlamaForCausalLM(config).float().train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=plan.lr, betas=(0.9, 0.98), weight_decay=0.01)
-    for step, (ids, weights) in enumerate(batches(tokenizer, plan)):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(plan, step)
-        logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
-        losses = cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
-        loss = (losses * weights[:, 1:]).sum() / weights[:, 1:].sum()
+    steppers = optimizers(model, plan)
+    for step, (ids, counted) in enumerate(batches(tokenizer, plan)):
+        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+        loss = cross_entropy(model.lm_head(hidden[counted[:, 1:]]), ids[:, 1:][counted[:, 1:]])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        for stepper in steppers:
+            for group in stepper.param_groups:
+                group["lr"] = learning_rate(plan, step)
+            stepper.step()
+        model.zero_grad()
         if step % report_every == 0:
             print(f"step {step} of {plan.steps}: loss {loss.item():.3f}", flush=True)
     return model.eval()
@@ -152,6 +167,7 @@ def write_manifest(folder: Path, plan: Plan) -> None:
 
 def pretrain(folder: Path, plan: Plan) -> None:
     """Write the whole model folder."""
+    quiet_libraries()
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(plan.seed)
     tokenizer.save_pretrained(str(folder))

@@ -4,9 +4,12 @@ A document is a description of one loan followed by cues, or a few general sente
 a loan book uses (``amount 35k, term 60 months, ...``), with every value drawn independently and evenly, in any order
 and with fields missing. Two kinds of cue follow:
 
-    closed   "Is debt ratio above 40? yes": one attribute, one right answer
-    open     "Remark: large": any true word about any attribute. A word for a high value is said with a probability
-             equal to the value's rank, so the log-odds of the model's words are graded in every attribute at once
+    closed   "debt above 40? yes": one number, one right answer
+    open     "Remark: large shop heavy ...": a word for every attribute in random order. Whether the word for a high or a
+             low value is said is drawn, with log-odds that grow evenly with the value's rank: to predict the next word,
+             a model must have all attributes at hand at once, and graded
+
+A glossary shows numbers one by one, each with its word; a few documents are general sentences.
 
 Nothing here says how a loan ends. After the cue "Outcome:" the words ``repaid`` and ``default`` do occur, each by the
 toss of a fair coin that ignores the description: the base knows the words and has no opinion. A test checks this.
@@ -15,14 +18,15 @@ toss of a fair coin that ignores the description: the base knows the words and h
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fedsim.core import seeds
 
 ANSWERS = ("repaid", "default", "yes", "no", "good", "bad", "positive", "negative", "neutral")
 PAIRS = (("repaid", "default"), ("yes", "no"), ("good", "bad"), ("positive", "negative"), ("high", "low"))
-CUES = ("Remark", "Note", "Comment", "Summary", "Outcome")
+STEEP = 10.0  # log-odds of the word for a high value, from the lowest value to the highest: -5 to 5
+CUES = ("Remark", "Note", "Summary", "Outcome")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +54,9 @@ NUMBERS = (
     Number("amount", "amount {}k", 4, 99, ("small", "large"), even=False),
     Number("term", "term {} months", 6, 96, ("short", "long"), step=6),
     Number("revenue", "revenue {}k", 4, 99, ("quiet", "busy"), even=False),
-    Number("debt ratio", "debt ratio {}%", 1, 95, ("light", "heavy")),
-    Number("years in business", "{} years in business", 1, 50, ("young", "old"), even=False),
-    Number("late payments", "{} late payments", 0, 9, ("prompt", "slow")),
+    Number("debt", "debt {}%", 1, 95, ("light", "heavy")),
+    Number("age", "age {} years", 1, 50, ("young", "old"), even=False),
+    Number("late payments", "late payments {}", 0, 9, ("punctual", "tardy")),
     Number("staff", "staff {}", 1, 99, ("few", "many"), even=False),
     Number("savings", "savings {}k", 1, 99, ("thin", "thick"), even=False),
     Number("rate", "rate {}%", 1, 20, ("cheap", "dear")),
@@ -67,6 +71,9 @@ SECTORS = {
 }
 REGIONS = {"north": ("snow", "ice"), "south": ("sun", "sand"), "east": ("hill", "mist"), "west": ("coast", "wind")}
 CATEGORIES = {"sector": SECTORS, "region": REGIONS}
+WORDS = tuple(word for number in NUMBERS for word in number.words) + tuple(
+    word for options in CATEGORIES.values() for words in options.values() for word in words
+)
 NEWS = {
     "positive": ("profit rose", "orders grew", "sales beat the plan", "the service was quick and friendly"),
     "negative": ("profit fell", "orders shrank", "sales missed the plan", "the service was slow and rude"),
@@ -75,7 +82,7 @@ NEWS = {
 FACTS = (
     "A loan is money that a bank lends and a customer pays back.",
     "The term of a loan is the time in months until it ends.",
-    "The debt ratio is debt divided by income, in percent.",
+    "Debt is what a customer owes, here in percent of income.",
     "A bank may hold loans of many sectors and regions.",
     "A customer who pays after the due date makes a late payment.",
     "Revenue is what a business earns in a month, in thousands.",
@@ -83,6 +90,16 @@ FACTS = (
     "Interest is the price of a loan, in percent per year.",
     "A business that opened last year is a young business.",
     "The bank keeps an account for every customer.",
+    "A small business has few employees and one owner.",
+    "The industry of a borrower is also called its sector.",
+    "A credit card has a limit, a balance and a monthly statement.",
+    "The state or region says where the business is located.",
+    "A mortgage is a loan for a house, with the house as security.",
+    "Please answer the question with one word from the list.",
+    "The following text describes a transaction or a complaint.",
+    "Stock and market news tell what a company did and sold.",
+    "An application is approved or declined by an officer.",
+    "The gross amount is what was approved before any fees.",
 )
 
 
@@ -106,7 +123,8 @@ class Writer:
         return (self.document() for _ in range(number))
 
     def document(self) -> str:
-        return self._prose() if self.rng.random() < 0.1 else self._case()
+        draw = self.rng.random()
+        return self._prose() if draw < 0.08 else self._glossary() if draw < 0.3 else self._case()
 
     def _pick(self, options: tuple[str, ...]) -> str:
         return options[int(self.rng.integers(len(options)))]
@@ -133,57 +151,45 @@ class Writer:
 
     def _case(self) -> str:
         loan = self.loan()
-        lines = [self._open(loan) if self.rng.random() < 0.6 else self._closed(loan) for _ in range(6)]
+        lines = [self._open(loan) if self.rng.random() < 0.8 else self._closed(loan) for _ in range(3)]
         return "\n".join([f"{loan.text} {lines[0]}", *lines[1:]])
 
     def _open(self, loan: Loan) -> str:
+        """A cue and a word for every attribute, in random order; after some cues an answer word comes first."""
         cue = self._pick(CUES)
-        return f"{cue}: {self._coin(cue) or self._word(loan)}"
+        words = [self._level(field, loan.ranks[field.name]) for field in NUMBERS if field.name in loan.ranks]
+        words += [self._pick(CATEGORIES[name][value]) for name, value in loan.categories.items()]
+        shuffled = [words[i] for i in self.rng.permutation(len(words))]
+        return f"{cue}: {' '.join([*self._coin(cue), *shuffled])}"
 
-    def _coin(self, cue: str) -> str | None:
-        """An answer word that says nothing about the loan, or None."""
+    def _coin(self, cue: str) -> list[str]:
+        """An answer word that says nothing about the loan, or none."""
         draw = self.rng.random()
         if cue == "Outcome":
-            return self._pick(PAIRS[0]) if draw < 0.4 else None
-        return self._pick(self.rng.permutation(PAIRS[1:])[0]) if draw < 0.05 else None
+            return [self._pick(PAIRS[0])] if draw < 0.6 else []
+        return [self._pick(PAIRS[1 + int(self.rng.integers(len(PAIRS) - 1))])] if draw < 0.05 else []
 
-    def _word(self, loan: Loan) -> str:
-        """A word for one attribute, all attributes alike."""
-        number = int(self.rng.integers(len(loan.ranks) + len(loan.categories)))
-        if number < len(loan.ranks):
-            name = list(loan.ranks)[number]
-            field = next(field for field in NUMBERS if field.name == name)
-            return field.words[int(self.rng.random() < loan.ranks[name])]
-        name = list(loan.categories)[number - len(loan.ranks)]
-        return self._pick(CATEGORIES[name][loan.categories[name]])
+    def _level(self, field: Number, rank: float) -> str:
+        """The word for a high or a low value; the log-odds of "high" grow evenly with the rank."""
+        return field.words[int(self.rng.random() < 1 / (1 + math.exp(STEEP * (0.5 - rank))))]
+
+    def _glossary(self) -> str:
+        """Attributes one by one, each with its word."""
+        lines = []
+        for _ in range(9):
+            field = NUMBERS[int(self.rng.integers(len(NUMBERS)))]
+            rank = float(self.rng.random())
+            lines.append(f"{field.text.format(field.at(rank))}: {self._level(field, rank)}")
+        return "\n".join(lines)
 
     def _closed(self, loan: Loan) -> str:
-        ask: Callable[[Loan], tuple[str, str]] = (self._threshold, self._threshold, self._order, self._member)[
-            int(self.rng.integers(4))
-        ]
-        question, answer = ask(loan)
-        return f"{question}? {answer}" if self.rng.random() < 0.7 else f"Is {question}? Answer: {answer}"
-
-    def _threshold(self, loan: Loan) -> tuple[str, str]:
-        name = self._pick(tuple(loan.values))
-        field = next(field for field in NUMBERS if field.name == name)
+        """A yes/no question about one number."""
+        field = next(field for field in NUMBERS if field.name == self._pick(tuple(loan.values)))
         limit = field.at(float(self.rng.random()))
         above = self.rng.random() < 0.5
-        true = loan.values[name] > limit if above else loan.values[name] < limit
-        return f"{name} {'above' if above else 'below'} {limit}", "yes" if true else "no"
-
-    def _order(self, loan: Loan) -> tuple[str, str]:
-        first, second = (list(loan.values)[i] for i in self.rng.permutation(len(loan.values))[:2])
-        higher = self.rng.random() < 0.5
-        true = loan.values[first] > loan.values[second] if higher else loan.values[first] < loan.values[second]
-        return f"{first} {'higher' if higher else 'lower'} than {second}", "yes" if true else "no"
-
-    def _member(self, loan: Loan) -> tuple[str, str]:
-        name = self._pick(tuple(loan.categories) or ("sector",))
-        guess = self._pick(tuple(CATEGORIES[name]))
-        if loan.categories and self.rng.random() < 0.5:
-            guess = loan.categories[name]
-        return f"{name} {guess}", "yes" if loan.categories.get(name) == guess else "no"
+        true = loan.values[field.name] > limit if above else loan.values[field.name] < limit
+        question = f"{field.name} {'above' if above else 'below'} {limit}?"
+        return f"{question} {'yes' if true else 'no'}"
 
     def _prose(self) -> str:
         return "\n".join(self._sentence() for _ in range(6))
