@@ -92,6 +92,7 @@ def keep_trainable(network: nn.Module) -> None:
 
 def peft_config(lora: Lora, task: str, target_modules: list[str] | str | None = None) -> Any:
     """The LoRA block as PEFT's own configuration."""
+    quiet_libraries()  # importing peft imports bitsandbytes, which warns of a kernel package that no one needs
     from peft import LoraConfig, TaskType
 
     targets = target_modules or lora.target_modules
