@@ -122,6 +122,22 @@ def inspect(
             typer.echo(f"written: {path}", err=True)
 
 
+@app.command()
+def plan(
+    file: Annotated[Path, typer.Argument(help="Scenario file.", metavar="FILE")],
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the scenario; repeatable.")
+    ] = None,
+    format_: Annotated[Format, typer.Option("--format", help="How the numbers are written.")] = Format.TEXT,
+) -> None:
+    """Show what a scenario will cost in privacy at every bank, and what is not protected, without training."""
+    from fedsim.build.plan import as_json, as_text
+    from fedsim.build.plan import plan as planned
+
+    told = planned(file, changes or ())
+    typer.echo(as_json(told) if format_ is Format.JSON else as_text(told))
+
+
 class Rendering(StrEnum):
     TEXT = "text"
     CSV = "csv"
@@ -147,6 +163,22 @@ def compare(
 
     found, notes = collect(folders)
     typer.echo(render(compared(found, metric, setting(against)), notes, format_.value))
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Run directories, or folders that hold some.", metavar="DIR")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The HTML file.")] = Path("report.html"),
+    metric: Annotated[str | None, typer.Option(help="The metric. Default: the first that all runs have.")] = None,
+) -> None:
+    """Write one HTML file about ended runs: tables, curves, gains, costs and splits; it needs no network."""
+    from fedsim.records.collect import collect
+    from fedsim.records.files import write_atomically
+    from fedsim.records.report import report as written
+
+    found, notes = collect(folders)
+    write_atomically(out, written(found, notes, metric))
+    typer.echo(f"written: {out}")
 
 
 @app.command()

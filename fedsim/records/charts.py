@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 STYLES = ("-", "--", "-.", ":")
+WIDTH = 5.2  # inches: readable on a telephone, and two fit beside each other on a screen
 MANY = 24  # bars or rows beyond which names are thinned out
 
 
@@ -44,16 +45,17 @@ class Chart:
             self.figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight")
         body = out.getvalue()
         body = body[body.index("<svg") :]
-        body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-        name = f'role="img" aria-label="{_escaped(self.words)}"'
-        return re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg {name} viewBox="\1"{SPACES}>', body, count=1)
+        body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)
+        body = re.sub(r'<g id="[^"]*"', "<g", body)  # several charts stand in one page; what is referred to is a path
+        said = f'role="img" aria-label="{_escaped(self.words)}"'
+        return re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg {said} viewBox="\1">', body, count=1)
 
     def save(self, path: Path) -> None:
         """Write the picture as a file of its own."""
-        write_atomically(path, self.svg().replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
+        write_atomically(path, self.svg().replace("<svg ", f"<svg {NAMESPACES} ", 1))
 
 
-SPACES = ' xmlns:xlink="http://www.w3.org/1999/xlink"'  # a name in the file, never fetched
+NAMESPACES = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'  # names, never fetched
 
 
 def heat_map(split: Mapping[str, Any], title: str) -> Chart:
@@ -82,10 +84,9 @@ def sizes(split: Mapping[str, Any], title: str) -> Chart:
     places, train = np.arange(len(banks)), np.array([bank["train"] for bank in banks])
     axes.barh(places, train, color=COLOURS[0], label="train")
     axes.barh(places, [bank["test"] for bank in banks], left=train, color=COLOURS[4], label="test", hatch="//")
-    _ticks(axes.set_yticks, [bank["name"] for bank in banks], 60)
-    axes.invert_yaxis()
+    _rows(axes, [bank["name"] for bank in banks])
     axes.set_xlabel("rows")
-    axes.legend(frameon=False)
+    _legend_below(axes, 2)
     words = f"{title}: from {int(train.min())} to {int(train.max())} training rows per bank; Gini {split['gini']:.2f}"
     return Chart(title, words, figure)
 
@@ -98,6 +99,7 @@ def curves(lines: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], x_lab
         axes.plot(x, mean, style, color=colour, label=name, marker="o", markersize=3)
         axes.fill_between(x, mean - width, mean + width, color=colour, alpha=0.15, linewidth=0)
     axes.set(xlabel=x_label, ylabel=y_label)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     _legend_below(axes, len(lines))
     last = ", ".join(f"{name} {mean[-1]:.3f}" for name, (_, mean, _) in lines.items())
@@ -106,18 +108,32 @@ def curves(lines: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], x_lab
 
 def gains(names: Sequence[str], gain: np.ndarray, width: np.ndarray, title: str) -> Chart:
     """A bar per bank, below zero where it loses by joining; a NaN width has no whisker."""
-    order = np.argsort(gain)
+    order = np.argsort(-gain, kind="stable")
     names, gain, width = [names[index] for index in order], gain[order], np.nan_to_num(width[order])
     figure, axes = _figure(height=1.2 + 0.2 * min(len(names), 60))
     colours = [COLOURS[1] if value < 0 else COLOURS[0] for value in gain]
     axes.barh(np.arange(len(names)), gain, xerr=width if width.any() else None, color=colours, ecolor="#555555")
     axes.axvline(0, color="black", linewidth=0.8)
-    _ticks(axes.set_yticks, names, 60)
+    _rows(axes, names)
     axes.set_xlabel("gain over training alone")
     lost = int((gain < 0).sum())
     return Chart(
-        title, f"{title}: {lost} of {len(names)} banks lose, gains from {gain[0]:+.3f} to {gain[-1]:+.3f}", figure
+        title, f"{title}: {lost} of {len(names)} banks lose, gains from {gain[-1]:+.3f} to {gain[0]:+.3f}", figure
     )
+
+
+def traffic(names: Sequence[str], up: np.ndarray, down: np.ndarray) -> Chart:
+    """Bytes of a whole run, from banks to server and back, a bar per name."""
+    figure, axes = _figure(height=1.3 + 0.25 * min(len(names), 60))
+    places = np.arange(len(names))
+    axes.barh(places, up / 1e6, color=COLOURS[0], label="up")
+    axes.barh(places, down / 1e6, left=up / 1e6, color=COLOURS[4], label="down", hatch="//")
+    _rows(axes, names)
+    axes.set_xlabel("MB in the whole run")
+    _legend_below(axes, 2)
+    total = up + down
+    most = f"most {names[int(total.argmax())]} ({total.max() / 1e6:.3g} MB), least {names[int(total.argmin())]}"
+    return Chart("Bytes sent", f"Bytes sent: {most} ({total.min() / 1e6:.3g} MB)", figure)
 
 
 def scatter(points: Mapping[str, tuple[float, float, bool]], x_label: str, y_label: str) -> Chart:
@@ -138,7 +154,7 @@ def _figure(height: float) -> tuple[Figure, Any]:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise DataError("pictures need matplotlib; install it with: pip install 'fedsim[report]'") from error
-    figure = Figure(figsize=(6.4, height), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
@@ -151,8 +167,15 @@ def _ticks(put: Any, names: Sequence[str], most: int, rotation: int = 0) -> None
     put(shown, [_cut(names[place]) for place in shown], rotation=rotation, fontsize=8)
 
 
+def _rows(axes: Any, names: Sequence[str]) -> None:
+    """A row per name from the top, without empty space around them."""
+    _ticks(axes.set_yticks, names, 60)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+
+
 def _legend_below(axes: Any, count: int) -> None:
-    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=1 if count > 2 else 2, frameon=False, fontsize=8)
+    """A short legend is one line."""
+    axes.figure.legend(loc="outside lower left", ncols=count if count <= 2 else 1, frameon=False, fontsize=8)
 
 
 def _cut(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from fedsim.core.document import read
 from fedsim.core.errors import CheckpointError
 from fedsim.core.grid import short_names
+from fedsim.records.files import read_json
 from fedsim.records.grid import ENDED
 from fedsim.records.run import Run
 
@@ -37,8 +38,8 @@ class Found:
         return ",".join(f"{key}={value}" for key, value in self.settings.items()) or str(self.scenario["name"])
 
 
-def collect(folders: Iterable[Path]) -> tuple[list[Found], list[str]]:
-    """(ended runs in order of path, notes on what is left out). CheckpointError when there is none.
+def collect(folders: Sequence[Path]) -> tuple[list[Found], list[str]]:
+    """(ended runs in order of path, notes on what failed or is left out). CheckpointError when there is none.
 
     Of several runs with the same settings and seed the first counts: a repetition is no further evidence.
     """
@@ -49,6 +50,9 @@ def collect(folders: Iterable[Path]) -> tuple[list[Found], list[str]]:
             runs.append(run)
         else:
             notes.append(f"left out: {path.parent} ({str(run.summary.get('status')).replace('_', ' ')})")
+    for path in (path for folder in folders for path in sorted(folder.rglob("grid.json"))):
+        failed = (run for run in read_json(path)["runs"] if run["status"] == "failed")
+        notes += [f"failed: {run['name']}: {run['error']}" for run in failed]
     scenarios = [read(run.run_dir / "scenario.yaml").data for run in runs]
     found: dict[tuple[str, int], Found] = {}
     for run, scenario, settings in zip(runs, scenarios, differences(scenarios), strict=True):

@@ -69,4 +69,14 @@ def make_run(folder: Path, strategy: str, seed: int, banks: Mapping[str, dict[st
         for index in range(3)
     ]
     (folder / "rounds.jsonl").write_text("".join(to_json(row) + "\n" for row in rounds))
+    (folder / "banks.jsonl").write_text(
+        "".join(
+            to_json({"round": index, "bank": name, "metrics": {"auc": one["auc"]}, "oracle": {}}) + "\n"
+            for index in range(3)
+            for name, one in banks.items()
+        )
+    )
+    counts = [{"name": name, "train": 8, "test": 2, "labels": [index, 10 - index]} for index, name in enumerate(banks)]
+    split = {"label_words": ["repaid", "default"], "banks": counts, "gini": 0.0, "effective": float(len(banks))}
+    (folder / "split.json").write_text(to_json(split | {"label_tv": 0.1, "label_js": 0.02, "feature_shift": None}))
     return folder
