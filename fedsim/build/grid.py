@@ -42,7 +42,8 @@ def run_grid(runs: Sequence[GridRun], out: Path | None = None, inline: bool = Fa
             known = done.get(run.scenario.digest())
             yield Turn(number, len(runs), run.name, skipped=known is not None)
             try:
-                summary = known or (yield from _run(run, record, shelf, place))
+                with run.document.placing():
+                    summary = known or (yield from _run(run, record, shelf, place))
             except FedsimError as error:
                 worst = max(worst, error.exit_code)
                 results[run.name] = failed_entry(run.name, run.settings, error)

@@ -28,8 +28,9 @@ def inspect(path: Path, overrides: Sequence[str] = ()) -> dict[str, Split]:
     for run in runs:
         name = _name(run, telling)
         if name not in splits:
-            corpus = load_corpus(run.scenario)
-            splits[name] = split_of(run.scenario, corpus, divide(run.scenario, corpus))
+            with run.document.placing():
+                corpus = load_corpus(run.scenario)
+                splits[name] = split_of(run.scenario, corpus, divide(run.scenario, corpus))
     return splits
 
 

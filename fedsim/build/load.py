@@ -24,7 +24,7 @@ from fedsim.build.families import FAMILIES, Families
 from fedsim.build.unknown import unknown_field
 from fedsim.core.document import Document, read
 from fedsim.core.errors import Problem, ScenarioError
-from fedsim.core.grid import expand
+from fedsim.core.grid import Combination, expand
 from fedsim.core.names import rewrite
 from fedsim.core.overrides import override
 from fedsim.core.registry import Config
@@ -41,6 +41,7 @@ class GridRun:
     name: str  # fit for a folder; empty in a file without ``vary``
     settings: Mapping[str, str]
     scenario: Scenario
+    document: Document  # where everything in it stands
 
 
 def load_scenario(path: str | Path, overrides: Sequence[str] = (), families: Families = FAMILIES) -> Scenario:
@@ -77,15 +78,15 @@ def _examine(path: Path, overrides: Sequence[str], families: Families) -> tuple[
     runs: list[GridRun] = []
     problems: dict[Problem, None] = {}
     for combination in combinations:
-        scenario, found = _validated(combination.document, path, families)
+        run, found = _validated(combination, path, families)
         problems |= dict.fromkeys(found)
-        if scenario is not None:
-            runs.append(GridRun(combination.name, combination.settings, scenario))
+        if run is not None:
+            runs.append(run)
     return tuple(runs), sorted(problems, key=_line_and_column)
 
 
-def _validated(document: Document, path: Path, families: Families) -> tuple[Scenario | None, list[Problem]]:
-    document, problems = rewrite(document)
+def _validated(combination: Combination, path: Path, families: Families) -> tuple[GridRun | None, list[Problem]]:
+    document, problems = rewrite(combination.document)
     unknown = partial(unknown_field, families)
     data = {"name": _default_name(path), **_with_resolved_paths(document, path.parent)}
     scenario, found = _validate(Scenario, data, document, (), unknown)
@@ -102,9 +103,10 @@ def _validated(document: Document, path: Path, families: Families) -> tuple[Scen
         problems += found
         if config is not None:
             configs[place] = config
-    if scenario is not None and not problems:
-        problems = [document.problem(*finding) for finding in incompatibilities(Plan(scenario, configs, families))]
-    return scenario, problems
+    if scenario is None or problems:
+        return None, problems
+    problems = [document.problem(*finding) for finding in incompatibilities(Plan(scenario, configs, families))]
+    return GridRun(combination.name, combination.settings, scenario, document), problems
 
 
 def _validate(

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedsim.build.load import load_grid
-from fedsim.core.events import BaselineDone, Event, Finished, RoundRow, Served
+from fedsim.core.events import BaselineDone, Event, Finished
 from fedsim.core.scenario import Plugin, Scenario
-from fedsim.records.environment import environment
-from fedsim.records.record import RunRecord, run_folder
+from fedsim.records.record import run_folder
 
 if TYPE_CHECKING:
     from fedsim.build.prepare import Job, Material
@@ -34,7 +32,8 @@ def run(
 
         yield from run_grid(runs, out, inline)
     else:
-        yield from run_scenario(runs[0].scenario, out, inline)
+        with runs[0].document.placing():
+            yield from run_scenario(runs[0].scenario, out, inline)
 
 
 def run_scenario(scenario: Scenario, out: Path | None = None, inline: bool = False) -> Generator[Event, None, None]:
@@ -47,31 +46,37 @@ def run_scenario(scenario: Scenario, out: Path | None = None, inline: bool = Fal
 
 
 def run_on(place: Inline | OnRay, scenario: Scenario, material: Material, folder: Path) -> Generator[Event, None, None]:
-    """A scenario and its baselines, written to ``folder``, in a place that others may use before and after."""
-    from fedsim.build.prepare import make_job
+    """A scenario and its baselines, written to ``folder``, in a place that others may use before and after.
 
+    A run that is stopped or fails leaves its rounds so far, and a summary of them that says so.
+    """
+    from fedsim.build.prepare import check_model, make_job
+    from fedsim.build.recording import Recording
+
+    check_model(scenario, material)
     main = make_job(scenario, material, str(folder))
-    others = {name: make_job(baseline(scenario, name), material, str(folder)) for name in scenario.baselines}
-    record = RunRecord(folder)
-    record.begin(scenario.model_dump(mode="json"), environment(scenario.seed))
-    with closing(place.events(main)) as events:
-        for event in events:
-            if isinstance(event, RoundRow):
-                record.add_round(event)
-            elif isinstance(event, Served):
-                export = partial(material.model.export, adapter=event.adapter, frozen=event.frozen, lora=scenario.lora)
-                record.add_adapter(export)
-            elif isinstance(event, Finished):
-                finished = event
-                break
-            yield event
-    baselines: dict[str, Mapping[str, object]] = {}
-    for name, job in others.items():
-        baselines[name] = next(e.summary for e in place.events(job) if isinstance(e, Finished))
-        yield BaselineDone(name, baselines[name])
-    summary = {**finished.summary, **({"baselines": baselines} if baselines else {})}
-    record.finish(summary)
-    yield Finished(finished.status, summary)
+    others: dict[str, Job] = {
+        name: make_job(baseline(scenario, name), material, str(folder), False) for name in scenario.baselines
+    }
+    recording = Recording(folder, scenario, material, main.plan)
+    try:
+        with closing(_all_events(place, main, others)) as events:
+            for event in events:
+                recording.take(event)
+                if not isinstance(event, Finished):
+                    yield event
+    except BaseException as error:  # also an interrupt, and a caller that wants no more events
+        recording.abandon(error)
+        raise
+    yield recording.finish()
+
+
+def _all_events(place: Inline | OnRay, main: Job, baselines: Mapping[str, Job]) -> Generator[Event, None, None]:
+    """Those of the run, then one of each baseline."""
+    yield from place.events(main)
+    for name, job in baselines.items():
+        with closing(place.events(job)) as events:
+            yield BaselineDone(name, next(event.summary for event in events if isinstance(event, Finished)))
 
 
 def baseline(scenario: Scenario, name: str) -> Scenario:

@@ -19,7 +19,7 @@ import torch
 
 from fedsim.core import seeds
 from fedsim.core.adapter import map_tensors
-from fedsim.core.events import BankDone, BankSummary, Event, Finished, RoundRow, Served, Started
+from fedsim.core.events import BankDone, Event, Finished, RoundRow, Served
 from fedsim.core.messages import Exchange, ServerState, Update
 from fedsim.engine.evaluation import Evaluated, evaluate, own_adapters
 from fedsim.engine.plan import Plan
@@ -39,15 +39,14 @@ class Driver:
         self.plan, self.pool = plan, pool
         self.downlink = Downlink(plan.download, plan.seed)
         self.ledger = plan.ledger()
-        self.started = _started(plan)
-        self.summary = Summary(self.started)
+        self.summary = Summary(plan.started())
         self.kept: dict[str, Kept] = {}  # by bank; carried, never read
 
     def run(self) -> Iterator[Event]:
         """Started, then per round BankDone of each bank and a RoundRow, then Served of each model and Finished."""
         plan, strategy, clock = self.plan, self.plan.strategy, _Clock()
         self.pool.ready()
-        yield self.started
+        yield plan.started()
         state = strategy.init(self.pool.new_adapter(plan.seed), plan.infos, plan.seed)
         yield self._row(0, [], evaluate(plan, self.pool, state, self.kept), clock.lap())
         cohort = self._cohort(0)
@@ -142,24 +141,6 @@ class Driver:
         bounds = {bank: ledger.tight_epsilon(bank) for bank in ranked[:TIGHT_BANKS]}
         bounds |= {bank: Bound(ledger.epsilon(bank), ledger.accountant) for bank in ranked[TIGHT_BANKS:]}
         return {bank.name: bounds[self.plan.trainer_of(bank.name)] for bank in self.plan.banks}
-
-
-def _started(plan: Plan) -> Started:
-    banks = []
-    for bank in plan.banks:
-        mechanism = plan.mechanisms[plan.trainer_of(bank.name)]
-        spend, terms = mechanism.spend(mechanism.plan.steps_per_round), mechanism.terms
-        banks.append(
-            BankSummary(
-                name=bank.name,
-                num_train=len(bank.train),
-                num_test=len(bank.test),
-                noise_multiplier=spend.noise_multiplier if spend else 0.0,
-                sample_rate=spend.sample_rate if spend else mechanism.plan.sample_rate,
-                delta=terms.dp_delta if terms else None,
-            )
-        )
-    return Started(plan.name, plan.run_dir, plan.num_rounds, tuple(banks), plan.notes)
 
 
 def sample(banks: Sequence[str], fraction: float, seed: int, round_: int) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from fedsim.codecs import Codec
+from fedsim.core.events import BankSummary, Started
 from fedsim.core.messages import BankInfo
 from fedsim.core.rows import BankRows
 from fedsim.privacy.base import Curator, Mechanism
@@ -52,3 +53,21 @@ class Plan:
     def trainer_of(self, bank: str) -> str:
         """Who trains on a measured bank's rows."""
         return bank if bank in self.mechanisms else self.infos[0].name
+
+    def started(self) -> Started:
+        """What is told before the first round."""
+        banks = []
+        for bank in self.banks:
+            mechanism = self.mechanisms[self.trainer_of(bank.name)]
+            spend, terms = mechanism.spend(mechanism.plan.steps_per_round), mechanism.terms
+            banks.append(
+                BankSummary(
+                    name=bank.name,
+                    num_train=len(bank.train),
+                    num_test=len(bank.test),
+                    noise_multiplier=spend.noise_multiplier if spend else 0.0,
+                    sample_rate=spend.sample_rate if spend else mechanism.plan.sample_rate,
+                    delta=terms.dp_delta if terms else None,
+                )
+            )
+        return Started(self.name, self.run_dir, self.num_rounds, tuple(banks), self.notes)

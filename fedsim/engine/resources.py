@@ -83,7 +83,7 @@ def place(actors: Actors, cohort: int, nodes: Sequence[Node]) -> Actors:
     room = sum(node.room(actors.cpus, actors.gpus) for node in nodes)
     needed = actors.num_actors or 1
     if room < needed:
-        raise ResourceError(_shortage(actors, needed, room, nodes))
+        raise ResourceError(_shortage(actors, needed, room, nodes), "resources")
     if actors.num_actors is not None:
         return actors
     return replace(actors, num_actors=max(1, min(room, num_cohorts(cohort, actors))))

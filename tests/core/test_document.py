@@ -148,7 +148,7 @@ def test_an_error_that_names_a_key_gets_its_place() -> None:
     assert str(caught.value) == "f.yaml:2:34: lora.target_modules[1]: 'v' matches nothing"
     with pytest.raises(ModelError, match=r"^f\.yaml:1:1: partition: no rows$"), document.placing():
         raise ModelError("no rows", "partition")
-    with pytest.raises(ModelError, match="^a bug$"), document.placing():
+    with pytest.raises(ModelError, match=r"^a bug$"), document.placing():
         raise ModelError("a bug")
 
 

@@ -1,0 +1,67 @@
+"""A run on its way into its directory: rows and adapters as they pass, and a summary however it ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from fedsim.build.inspect import split_of
+from fedsim.build.prepare import Material, best_auc
+from fedsim.core.events import BaselineDone, Event, Finished, RoundRow, Served
+from fedsim.core.scenario import Scenario
+from fedsim.engine.plan import Plan
+from fedsim.records.environment import environment
+from fedsim.records.record import GLOBAL, RunRecord, adapter_places
+from fedsim.records.summary import Summary
+
+
+class Recording:
+    """Writes the directory of one run. CheckpointError when the disk refuses."""
+
+    def __init__(self, folder: Path, scenario: Scenario, material: Material, plan: Plan) -> None:
+        self._scenario, self._material = scenario, material
+        self._best_auc = best_auc(scenario, material, plan.banks)
+        self._places = adapter_places([bank.name for bank in plan.banks]) if plan.rule.personal else {}
+        self._so_far, self._start = Summary(plan.started()), time.perf_counter()
+        self._end: Mapping[str, object] | None = None
+        self._baselines: dict[str, Mapping[str, object]] = {}
+        self._record = RunRecord(folder)
+        self._record.begin(scenario.model_dump(mode="json"), environment(scenario.seed))
+        self._record.add_split(split_of(scenario, material.corpus, material.banks))
+
+    def take(self, event: Event) -> None:
+        """Write what an event brings."""
+        if isinstance(event, RoundRow):
+            self._record.add_round(event)
+            self._so_far.add(event)
+        elif isinstance(event, Served):
+            lora = self._scenario.lora
+            export = partial(self._material.model.export, adapter=event.adapter, frozen=event.frozen, lora=lora)
+            self._record.add_adapter(export, GLOBAL if event.bank is None else self._places[event.bank])
+        elif isinstance(event, BaselineDone):
+            self._baselines[event.name] = event.summary
+        elif isinstance(event, Finished):
+            self._end = event.summary
+
+    def finish(self) -> Finished:
+        """Write the summary of a run that came to its end."""
+        summary = self._summary()
+        self._record.finish(summary)
+        return Finished(str(summary["status"]), summary)
+
+    def abandon(self, error: BaseException) -> None:
+        """Write the summary of a run that did not: what is known of it, and whether it failed or was stopped."""
+        told = {"status": "failed", "error": str(error)} if isinstance(error, Exception) else {"status": "interrupted"}
+        self._record.finish({**self._summary(), **told})
+
+    def _summary(self) -> dict[str, object]:
+        summary = dict(self._end or self._so_far.result("interrupted", time.perf_counter() - self._start))
+        if self._best_auc is not None:
+            summary["best_auc"] = self._best_auc
+        if self._baselines:
+            summary["baselines"] = self._baselines
+        if self._places and self._end:
+            summary["adapters"] = self._places
+        return summary
