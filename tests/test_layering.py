@@ -28,6 +28,7 @@ LAYERS = {
 OWNERS = {
     "accelerate": {"models"},
     "bitsandbytes": {"models"},
+    "cryptography": {"privacy"},
     "dp_accounting": {"privacy"},
     "opacus": {"privacy"},
     "pandas": {"data", "records"},

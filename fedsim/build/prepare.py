@@ -5,30 +5,35 @@ All that a user can get wrong in data and model fails here, before Ray starts.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from fedsim.codecs import CODECS, Codec, Sparsifier, pipeline
 from fedsim.core import seeds
-from fedsim.core.errors import DataError, PrivacyConfigError, Problem, ScenarioError, blaming
+from fedsim.core.errors import DataError, PrivacyConfigError, Problem
 from fedsim.core.messages import BankInfo
-from fedsim.core.metrics import METRICS, metric_names, task_of
+from fedsim.core.metrics import metric_names
 from fedsim.core.rows import BankRows, Corpus, Rows
 from fedsim.core.scenario import Plugin, Scenario
-from fedsim.data import PARTITIONERS, SOURCES, loan_book, split_banks
+from fedsim.data import PARTITIONERS, SOURCES, split_banks
 from fedsim.engine.actor import ClientActor
 from fedsim.engine.plan import Evaluation, Plan
 from fedsim.engine.resources import Actors
 from fedsim.models import MODELS, BaseModel
 from fedsim.models.cache import encode
 from fedsim.privacy import MECHANISMS, BankPlan, Ledger, Mechanism, describe
+from fedsim.privacy.sources import RunKey
 from fedsim.strategies import STRATEGIES, LocalRule, Strategy
 from fedsim.train.factory import TrainerFactory
 from fedsim.train.metrics import metrics
 from fedsim.train.sampling import steps_of
 from fedsim.train.trainer import LocalTraining
+from fedsim.train.values import Scores
 
 
 @dataclass(frozen=True)
@@ -55,36 +60,19 @@ class Encoded:
 
 
 def prepare(scenario: Scenario) -> Material:
-    """Read, split and tokenise. DataError, ModelError and ScenarioError name the key to blame."""
+    """Read, split and tokenise. DataError and ModelError say what to change."""
     return share_out(scenario, read(scenario))
 
 
 def read(scenario: Scenario) -> Encoded:
     """Read and tokenise."""
     corpus = load_corpus(scenario)
-    check_metrics(scenario, corpus)
     model = MODELS.create(scenario.model.kind, scenario.model.knobs)
-    with blaming("model"):
-        return Encoded(corpus, model, encode(model, corpus))
+    return Encoded(corpus, model, encode(model, corpus))
 
 
 def load_corpus(scenario: Scenario) -> Corpus:
-    with blaming("data"):
-        return SOURCES.create(scenario.data.kind, scenario.data.knobs).load(scenario.seed)
-
-
-def check_metrics(scenario: Scenario, corpus: Corpus) -> None:
-    """ScenarioError for metrics that the task of these rows does not define."""
-    num_labels = len(corpus.label_words)
-    task = f"{num_labels} label words" if num_labels else "free text"
-    allowed = ", ".join(metric_names(num_labels))
-    wrong = [
-        Problem("", f"evaluate.metrics[{number}]", f"{name!r} is not defined for {task}; use some of {allowed}")
-        for number, name in enumerate(scenario.evaluate.metrics or ())
-        if task_of(num_labels) not in METRICS[name].tasks
-    ]
-    if wrong:
-        raise ScenarioError(wrong)
+    return SOURCES.create(scenario.data.kind, scenario.data.knobs).load(scenario.seed)
 
 
 def share_out(scenario: Scenario, encoded: Encoded) -> Material:
@@ -95,24 +83,10 @@ def share_out(scenario: Scenario, encoded: Encoded) -> Material:
 def divide(scenario: Scenario, corpus: Corpus) -> tuple[BankRows, ...]:
     """The banks of a run: DataError when they cannot train or cannot be tested."""
     partitioner = PARTITIONERS.create(scenario.partition.kind, scenario.partition.knobs)
-    with blaming("partition"):
-        banks = split_banks(corpus, partitioner, scenario.seed)
+    banks = split_banks(corpus, partitioner, scenario.seed)
     if not any(len(bank.test) for bank in banks):
-        raise DataError("no bank has a test row; add test, e.g. test: {fraction: 0.2}", "data")
+        raise DataError("no bank has a test row; add data.test, e.g. test: {fraction: 0.2}")
     return banks
-
-
-def check_model(scenario: Scenario, material: Material) -> None:
-    """ModelError for whatever an actor would find wrong with the model, as far as no weights are needed."""
-    with blaming("model"):
-        material.model.check(scenario.lora, material.num_labels)
-
-
-def best_auc(scenario: Scenario, material: Material, banks: tuple[BankRows, ...]) -> float | None:
-    """What no model can beat on these banks' test rows, where the data are made so that it is known."""
-    if scenario.data.kind != "loan_book":
-        return None
-    return loan_book.best_auc(material.corpus, np.unique(np.concatenate([bank.test for bank in banks])))
 
 
 @dataclass(frozen=True)
@@ -126,7 +100,7 @@ class Job:
     @property
     def cohort(self) -> int:
         """Banks in one round."""
-        return max(1, round(self.plan.client_fraction * len(self.plan.infos)))
+        return max(1, round(self.plan.client_fraction * len(self.plan.banks)))
 
 
 @dataclass(frozen=True)
@@ -141,16 +115,18 @@ class ClientFactory:
         return ClientActor(self.make_trainer, self.rule, self.upload)
 
 
-def make_job(scenario: Scenario, material: Material, run_dir: str, exports: bool = True) -> Job:
-    """The plan of a scenario, or of one of its baselines, which export nothing."""
+def make_job(scenario: Scenario, material: Material, run_dir: str) -> Job:
+    """The plan of a scenario, or of one of its baselines."""
     strategy: Strategy = STRATEGIES.create(scenario.strategy.kind, scenario.strategy.knobs)
     banks = training_banks(scenario, material.banks)
     num_rounds = 0 if scenario.strategy.kind == "zero_shot" else scenario.num_rounds
-    plans = bank_plans(scenario, banks, material)
+    plans = bank_plans(scenario, banks, len(material.banks), material.corpus.units)
     mechanisms = make_mechanisms(scenario.privacy, plans)
+    hand_out_key(scenario, material.corpus, Path(run_dir), mechanisms)
     terms = next(iter(mechanisms.values())).terms
     capped = scenario.privacy.knobs.get("noise_multiplier") is not None and terms is not None
     rule, upload = strategy.rule(), codec(strategy, scenario.upload)
+    evaluate = test_rows(scenario, banks)
     plan = Plan(
         name=scenario.name,
         run_dir=run_dir,
@@ -161,19 +137,18 @@ def make_job(scenario: Scenario, material: Material, run_dir: str, exports: bool
         rule=rule,
         download=codec(strategy, scenario.download),
         upload=upload,
-        banks=test_rows(scenario, material.banks),
+        banks=evaluate,
         infos=tuple(bank_info(scenario, number, bank) for number, bank in enumerate(banks)),
         mechanisms=mechanisms,
         ledger=partial(Ledger, terms.dp_delta, terms.accountant) if terms else partial(Ledger, 0.0),
         dp_cap=terms.dp_epsilon if capped and terms else None,
         evaluation=Evaluation(
             every=scenario.evaluate.every,
-            metrics=partial(metrics, num_labels=material.num_labels, names=scenario.evaluate.metrics),
+            metrics=Measure(material.num_labels, scenario.evaluate.metrics),
             per_bank=scenario.evaluate.per_bank,
         ),
         curator=type(next(iter(mechanisms.values()))).curator(mechanisms),
         notes=tuple(describe(list(mechanisms.values()))) if num_rounds else (),
-        exports=exports,
     )
     resources = scenario.resources
     actors = Actors(
@@ -203,11 +178,13 @@ def training_banks(scenario: Scenario, banks: tuple[BankRows, ...]) -> tuple[Ban
     return (BankRows("pooled", train, test),)
 
 
-def bank_plans(scenario: Scenario, banks: tuple[BankRows, ...], material: Material) -> list[BankPlan]:
+def bank_plans(
+    scenario: Scenario, banks: tuple[BankRows, ...], num_banks: int, units: np.ndarray | None = None
+) -> list[BankPlan]:
     """Every bank's sampling. An expected batch is never larger than the bank; a pooled one is a whole round's."""
-    train, units, plans = scenario.train, material.corpus.units, []
+    train, plans = scenario.train, []
     pooled = scenario.strategy.kind == "pooled"
-    times = max(1, round(scenario.client_fraction * len(material.banks))) if pooled else 1
+    times = max(1, round(scenario.client_fraction * num_banks)) if pooled else 1
     if MECHANISMS[scenario.privacy.kind].per_unit and units is not None:
         refuse_shared_units(banks, units)
     for bank in banks:
@@ -252,6 +229,20 @@ def make_mechanisms(privacy: Plugin, plans: list[BankPlan]) -> dict[str, Mechani
     return {plan.name: cls(config, plan) for plan in plans}
 
 
+def hand_out_key(scenario: Scenario, corpus: Corpus, run_dir: Path, mechanisms: dict[str, Mechanism]) -> None:
+    """Where noise is to be secure, every mechanism gets the run's key, bound to the scenario and its rows."""
+    terms = next(iter(mechanisms.values())).terms
+    if terms is None or terms.noise != "secure":
+        return
+    rows = hashlib.sha256(repr((corpus.prompts, corpus.answers)).encode())
+    if corpus.images is not None:
+        rows.update(np.ascontiguousarray(corpus.images).tobytes())
+    file = Path(terms.noise_key).expanduser() if terms.noise_key else None
+    key = RunKey.make(file, f"{scenario.digest()} {rows.hexdigest()}", run_dir)
+    for mechanism in mechanisms.values():
+        mechanism.key = key
+
+
 def bank_info(scenario: Scenario, number: int, bank: BankRows) -> BankInfo:
     rank = scenario.lora.rank_of(number)
     return BankInfo(bank.name, bank.num_examples, rank, scenario.lora.scaling(rank))
@@ -277,3 +268,15 @@ def test_rows(scenario: Scenario, banks: tuple[BankRows, ...]) -> tuple[BankRows
         return banks
     chosen = seeds.rng(scenario.seed, "evaluate").choice(everyone, limit, replace=False)
     return tuple(BankRows(bank.name, bank.train, bank.test[np.isin(bank.test, chosen)]) for bank in banks)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Scores to the scenario's metrics; picklable."""
+
+    num_labels: int
+    names: tuple[str, ...] | None
+
+    def __call__(self, scores: Scores) -> Mapping[str, float]:
+        names = self.names or metric_names(self.num_labels)
+        return metrics(scores, self.num_labels, [name for name in names if name in metric_names(self.num_labels)])

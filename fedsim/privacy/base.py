@@ -25,6 +25,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from fedsim.core.adapter import Tensors
+from fedsim.core.errors import SecurityError
 from fedsim.core.messages import Exchange, Spend, TrainJob
 from fedsim.core.registry import Config, NoKnobs
 from fedsim.privacy.sources import Keyed, RunKey, Seeded, Source
@@ -134,10 +135,15 @@ class Mechanism(ABC):
         return self.plan.batch_size
 
     def source(self, job: TrainJob, purpose: str, *step: int) -> Source:
-        """Where the draws of a job or of one of its steps come from: the job's seed, or the run's secret key."""
-        if self.key is None:
-            return Seeded(job.seed, purpose, *step)
-        return Keyed(self.key, purpose, job.round, job.bank, *step)
+        """Where the draws of a job or of one of its steps come from: the job's seed, or the run's secret key.
+
+        SecurityError where noise is to be secure and there is no key: a seed never stands in for one.
+        """
+        if self.key is not None:
+            return Keyed(self.key, purpose, job.round, job.bank, *step)
+        if self.terms is not None and self.terms.noise == "secure":
+            raise SecurityError(f"the mechanism of {self.plan.name!r} is to draw secure noise and was given no key")
+        return Seeded(job.seed, purpose, *step)
 
     def weights(self, norms: Tensor) -> Tensor:
         """(n,) factors in [0, 1] for gradients of these L2 norms; a non-finite norm gives 0."""

@@ -71,7 +71,7 @@ class BankCurator(Curator):
 
     def cohort(self, banks: Sequence[str], seed: int, round_: int) -> list[str]:
         key, rate = self.mechanism.key, self.mechanism.plan.bank_rate
-        source = Seeded(seed, "cohort", round_) if key is None else Keyed(key, "cohort", round_)
+        source: Source = Seeded(seed, "cohort", round_) if key is None else Keyed(key, "cohort", round_)
         return [bank for bank, draw in zip(banks, source.uniform(len(banks)), strict=True) if draw < rate]
 
     def release(self, exchanges: Sequence[Exchange], blank: Exchange, slots: Tensors) -> tuple[Exchange, Tensors]:

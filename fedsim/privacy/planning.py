@@ -35,8 +35,10 @@ def describe(mechanisms: Sequence[Mechanism]) -> list[str]:
 
 
 def _of_the_noise(mechanism: Mechanism) -> str:
-    if mechanism.terms is None or mechanism.terms.noise == "secure":
+    if mechanism.terms is None:
         return ""
+    if mechanism.terms.noise == "secure":
+        return "Noise and sampling come from a secret key and not from the scenario's seed."
     return "The noise is a simulation's: it comes from the scenario's seed, and whoever knows the seed can subtract it."
 
 

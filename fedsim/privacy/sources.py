@@ -62,9 +62,13 @@ class RunKey:
     binding: str  # digests of scenario and data
 
     @classmethod
-    def make(cls, file: Path | None, binding: str) -> RunKey:
-        """From a key file, or new for this run. SecurityError when the file is no secret."""
-        return cls(os.urandom(KEY_BYTES) if file is None else _read_key(file), binding)
+    def make(cls, file: Path | None, binding: str, run_dir: Path) -> RunKey:
+        """From a key file, or new for this run. SecurityError when the file is no secret or lies with the results."""
+        if file is None:
+            return cls(os.urandom(KEY_BYTES), binding)
+        if file.resolve().is_relative_to(run_dir.resolve()):
+            raise SecurityError(f"privacy.noise_key: {file} lies in the run directory, which is made to be shared")
+        return cls(_read_key(file), binding)
 
 
 class Keyed:

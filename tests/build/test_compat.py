@@ -132,3 +132,23 @@ def test_a_gpu_is_shared_or_whole(tmp_path: Path) -> None:
 def test_a_baseline_is_something_else(tmp_path: Path) -> None:
     found = shown(problems(tmp_path, baselines="[pooled, local]", strategy="{kind: local}"))
     assert found == ["5:21: baselines[1]: 'local' is the scenario's own strategy; there is nothing to compare"]
+
+
+@pytest.mark.parametrize("kind", ["dp_bank_local", "dp_bank_central", "dp_bank_adaptive"])
+def test_a_clipped_update_must_be_all_that_a_bank_sends(kind: str, tmp_path: Path) -> None:
+    privacy = f"{{kind: {kind}, noise_multiplier: 1.0, dp_delta: 1e-5}}"
+    train = "{optimizer: sgd}"
+    assert shown(problems(tmp_path, train=train, privacy=privacy, strategy="{kind: scaffold}")) == [
+        f"6:11: privacy.kind: strategy 'scaffold' cannot train with {kind!r}: "
+        "banks send more than their update, which nothing protects"
+    ]
+    assert problems(tmp_path, privacy=privacy) == []
+
+
+def test_a_server_that_noises_the_mean_sees_nothing_else(tmp_path: Path) -> None:
+    privacy = "{kind: dp_bank_central, noise_multiplier: 1.0, dp_delta: 1e-5}"
+    (found,) = shown(problems(tmp_path, privacy=privacy, strategy="{kind: flora}"))
+    assert "it sees their noisy mean alone" in found
+    assert problems(tmp_path, privacy=privacy.replace("central", "local"), strategy="{kind: flora}") == []
+    (found,) = shown(problems(tmp_path, privacy=privacy, lora="{r: 8, bank_ranks: [4, 8]}", strategy="{kind: lora_a2}"))
+    assert "updates of unequal ranks have no sum" in found

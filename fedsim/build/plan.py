@@ -1,0 +1,120 @@
+"""``fedsim plan``: what a scenario will cost in privacy, told before anything is trained.
+
+The data are read and split, because sampling rates depend on the banks' sizes; no model is loaded. Every number comes
+from the mechanisms and accountants that the run itself uses. What epsilon does not cover is listed with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fedsim.build.load import load_scenario
+from fedsim.core.scenario import Scenario
+from fedsim.engine.resources import Actors, num_cohorts
+from fedsim.privacy import Mechanism, describe
+from fedsim.privacy.accounting import pld_epsilon, rdp_epsilon, steps_within
+from fedsim.records.files import to_json
+from fedsim.records.table import Table
+from fedsim.records.text import UNKNOWN, human_epsilon
+
+Plan = Mapping[str, Any]
+
+ALWAYS_OPEN = (
+    "the number of rows of each bank, which sets its sampling rate",
+    "metrics on test rows, training losses and shares of clipped rows that the run records",
+    "choices made by looking at these: early stopping, tuning, picking the best round",
+    "who takes part in a round, and how long a bank takes",
+)
+AS_WEIGHTS = "the number of rows of each bank as its weight in the mean"
+
+
+def plan(path: Path, overrides: Sequence[str] = ()) -> Plan:
+    """The plan of a scenario file as plain values. ScenarioError, DataError as ``fedsim run`` would raise them."""
+    from fedsim.build.prepare import bank_plans, divide, load_corpus, make_mechanisms, training_banks
+
+    scenario = load_scenario(path, tuple(overrides))
+    corpus = load_corpus(scenario)
+    banks = divide(scenario, corpus)
+    plans = bank_plans(scenario, training_banks(scenario, banks), len(banks), corpus.units)
+    return plan_of(scenario, list(make_mechanisms(scenario.privacy, plans).values()))
+
+
+def plan_of(scenario: Scenario, mechanisms: Sequence[Mechanism]) -> Plan:
+    """The plan of a run with these banks."""
+    first = mechanisms[0]
+    cohort = max(1, round(scenario.client_fraction * len(mechanisms)))
+    actors = Actors(scenario.resources.num_actors, banks_per_actor=scenario.resources.banks_per_actor)
+    banks = {mechanism.plan.name: _bank(mechanism) for mechanism in mechanisms}
+    epsilons = [bank["epsilon"] for bank in banks.values()]
+    open_ = ALWAYS_OPEN if first.central else (AS_WEIGHTS, *ALWAYS_OPEN)
+    return {
+        "scenario": scenario.name,
+        "mechanism": scenario.privacy.kind,
+        "num_rounds": scenario.num_rounds,
+        "delta": first.terms.dp_delta if first.terms else None,
+        "accountant": first.terms.accountant if first.terms else None,
+        "epsilon": None if None in epsilons else max(epsilons),
+        "banks": banks,
+        "banks_per_round": first.plan.bank_rate * len(mechanisms) if first.central else cohort,
+        "actors_at_most": scenario.resources.num_actors or num_cohorts(cohort, actors),
+        "promise": [first.promise] if first.terms else describe(mechanisms),
+        "not_protected": list(open_),
+    }
+
+
+def _bank(mechanism: Mechanism) -> dict[str, Any]:
+    """One bank when it has taken part in every round. Epsilon is None where nothing bounds it."""
+    plan, terms = mechanism.plan, mechanism.terms
+    told: dict[str, Any] = {"num_train": plan.num_examples, "num_units": plan.num_units if mechanism.per_unit else None}
+    spend = mechanism.spend(plan.steps_per_round)
+    if terms is None or spend is None or spend.noise_multiplier == 0:
+        return {**told, "noise_multiplier": 0.0, "epsilon": None, "epsilon_pld": None, "rounds_bought": None}
+    whole = replace(spend, num_steps=spend.num_steps * plan.num_rounds)
+    tight = pld_epsilon([whole], terms.dp_delta).epsilon
+    bought = None
+    if terms.dp_epsilon is not None:
+        noise, rate = spend.noise_multiplier, spend.sample_rate
+        steps = steps_within(terms.dp_epsilon, terms.dp_delta, noise, rate, whole.num_steps, terms.accountant)
+        bought = steps // spend.num_steps
+    return {
+        **told,
+        "noise_multiplier": spend.noise_multiplier,  # as charged: deviation over sensitivity
+        "sample_rate": spend.sample_rate,
+        "releases_per_round": spend.num_steps,
+        "epsilon": tight if terms.accountant == "pld" else rdp_epsilon([whole], terms.dp_delta),
+        "epsilon_pld": tight,
+        "rounds_bought": bought,
+    }
+
+
+def as_json(told: Plan) -> str:
+    return to_json(told)
+
+
+def as_text(told: Plan) -> str:
+    """A table of the banks, what is promised, and what is not."""
+    rows = []
+    for name, bank in told["banks"].items():
+        rate, bought = bank.get("sample_rate"), bank["rounds_bought"]
+        cells = (
+            name,
+            str(bank["num_train"]),
+            UNKNOWN if rate is None else f"{rate:.3g}",
+            f"{bank['noise_multiplier']:.4g}",
+            human_epsilon(bank["epsilon"]),
+            human_epsilon(bank["epsilon_pld"]),
+            UNKNOWN if bought is None else f"{bought} of {told['num_rounds']}",
+        )
+        rows.append(cells)
+    notes = (
+        f"privacy: {told['mechanism']}; epsilon after {told['num_rounds']} rounds at delta {told['delta']}",
+        f"banks in a round: {told['banks_per_round']:g}; client actors: at most {told['actors_at_most']}",
+        *told["promise"],
+        "not protected:",
+        *(f"  {line}" for line in told["not_protected"]),
+    )
+    header = ("bank", "train", "rate", "noise", "epsilon", "tight", "budget")
+    return Table(header, (tuple(rows),), notes).text()
