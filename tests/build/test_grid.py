@@ -6,12 +6,14 @@ import json
 import re
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from fedsim.build import prepare
 from fedsim.build.grid import Shelf, in_order
 from fedsim.build.load import check, load_grid, load_scenario
 from fedsim.build.run import run
+from fedsim.build.schema import json_schema
 from fedsim.core.errors import ScenarioError
 from fedsim.core.events import Finished, RoundRow, RunDone, RunFailed, Turn
 from fedsim.view import Story
@@ -103,3 +105,12 @@ def test_the_view_tells_the_turns() -> None:
     told = [*story.tell(Turn(1, 2, "seed=1", False)), *story.tell(RunFailed("seed=1", "no rows"))]
     assert told == ["[1/2] seed=1", "failed: no rows\n"]
     assert list(story.tell(Turn(2, 2, "seed=2", True))) == ["[2/2] seed=2: has ended before"]
+
+
+def test_editors_know_vary() -> None:
+    schema = json_schema()["properties"]["vary"]
+    for lists in ({"lora.r": [4, 8]}, {"paired": {"train.lr": [0.1], "seed": [1]}}):
+        jsonschema.validate(lists, schema)
+    for wrong in ({}, {"seed": 1}, {"seed": []}, {"paired": {"seed": 1}}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, schema)
