@@ -6,7 +6,6 @@ All that a user can get wrong in data and model fails here, before Ray starts.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,12 +14,12 @@ import numpy as np
 
 from fedsim.codecs import CODECS, Codec, Sparsifier, pipeline
 from fedsim.core import seeds
-from fedsim.core.errors import DataError, PrivacyConfigError, Problem
+from fedsim.core.errors import DataError, PrivacyConfigError, Problem, ScenarioError, blaming
 from fedsim.core.messages import BankInfo
-from fedsim.core.metrics import metric_names
+from fedsim.core.metrics import METRICS, metric_names, task_of
 from fedsim.core.rows import BankRows, Corpus, Rows
 from fedsim.core.scenario import Plugin, Scenario
-from fedsim.data import PARTITIONERS, SOURCES, split_banks
+from fedsim.data import PARTITIONERS, SOURCES, loan_book, split_banks
 from fedsim.engine.actor import ClientActor
 from fedsim.engine.plan import Evaluation, Plan
 from fedsim.engine.resources import Actors
@@ -33,7 +32,6 @@ from fedsim.train.factory import TrainerFactory
 from fedsim.train.metrics import metrics
 from fedsim.train.sampling import steps_of
 from fedsim.train.trainer import LocalTraining
-from fedsim.train.values import Scores
 
 
 @dataclass(frozen=True)
@@ -60,19 +58,36 @@ class Encoded:
 
 
 def prepare(scenario: Scenario) -> Material:
-    """Read, split and tokenise. DataError and ModelError say what to change."""
+    """Read, split and tokenise. DataError, ModelError and ScenarioError name the key to blame."""
     return share_out(scenario, read(scenario))
 
 
 def read(scenario: Scenario) -> Encoded:
     """Read and tokenise."""
     corpus = load_corpus(scenario)
+    check_metrics(scenario, corpus)
     model = MODELS.create(scenario.model.kind, scenario.model.knobs)
-    return Encoded(corpus, model, encode(model, corpus))
+    with blaming("model"):
+        return Encoded(corpus, model, encode(model, corpus))
 
 
 def load_corpus(scenario: Scenario) -> Corpus:
-    return SOURCES.create(scenario.data.kind, scenario.data.knobs).load(scenario.seed)
+    with blaming("data"):
+        return SOURCES.create(scenario.data.kind, scenario.data.knobs).load(scenario.seed)
+
+
+def check_metrics(scenario: Scenario, corpus: Corpus) -> None:
+    """ScenarioError for metrics that the task of these rows does not define."""
+    num_labels = len(corpus.label_words)
+    task = f"{num_labels} label words" if num_labels else "free text"
+    allowed = ", ".join(metric_names(num_labels))
+    wrong = [
+        Problem("", f"evaluate.metrics[{number}]", f"{name!r} is not defined for {task}; use some of {allowed}")
+        for number, name in enumerate(scenario.evaluate.metrics or ())
+        if task_of(num_labels) not in METRICS[name].tasks
+    ]
+    if wrong:
+        raise ScenarioError(wrong)
 
 
 def share_out(scenario: Scenario, encoded: Encoded) -> Material:
@@ -83,10 +98,24 @@ def share_out(scenario: Scenario, encoded: Encoded) -> Material:
 def divide(scenario: Scenario, corpus: Corpus) -> tuple[BankRows, ...]:
     """The banks of a run: DataError when they cannot train or cannot be tested."""
     partitioner = PARTITIONERS.create(scenario.partition.kind, scenario.partition.knobs)
-    banks = split_banks(corpus, partitioner, scenario.seed)
+    with blaming("partition"):
+        banks = split_banks(corpus, partitioner, scenario.seed)
     if not any(len(bank.test) for bank in banks):
-        raise DataError("no bank has a test row; add data.test, e.g. test: {fraction: 0.2}")
+        raise DataError("no bank has a test row; add test, e.g. test: {fraction: 0.2}", "data")
     return banks
+
+
+def check_model(scenario: Scenario, material: Material) -> None:
+    """ModelError for whatever an actor would find wrong with the model, as far as no weights are needed."""
+    with blaming("model"):
+        material.model.check(scenario.lora, material.num_labels)
+
+
+def best_auc(scenario: Scenario, material: Material, banks: tuple[BankRows, ...]) -> float | None:
+    """What no model can beat on these banks' test rows, where the data are made so that it is known."""
+    if scenario.data.kind != "loan_book":
+        return None
+    return loan_book.best_auc(material.corpus, np.unique(np.concatenate([bank.test for bank in banks])))
 
 
 @dataclass(frozen=True)
@@ -100,7 +129,7 @@ class Job:
     @property
     def cohort(self) -> int:
         """Banks in one round."""
-        return max(1, round(self.plan.client_fraction * len(self.plan.banks)))
+        return max(1, round(self.plan.client_fraction * len(self.plan.infos)))
 
 
 @dataclass(frozen=True)
@@ -115,8 +144,8 @@ class ClientFactory:
         return ClientActor(self.make_trainer, self.rule, self.upload)
 
 
-def make_job(scenario: Scenario, material: Material, run_dir: str) -> Job:
-    """The plan of a scenario, or of one of its baselines."""
+def make_job(scenario: Scenario, material: Material, run_dir: str, exports: bool = True) -> Job:
+    """The plan of a scenario, or of one of its baselines, which export nothing."""
     strategy: Strategy = STRATEGIES.create(scenario.strategy.kind, scenario.strategy.knobs)
     banks = training_banks(scenario, material.banks)
     num_rounds = 0 if scenario.strategy.kind == "zero_shot" else scenario.num_rounds
@@ -126,7 +155,6 @@ def make_job(scenario: Scenario, material: Material, run_dir: str) -> Job:
     terms = next(iter(mechanisms.values())).terms
     capped = scenario.privacy.knobs.get("noise_multiplier") is not None and terms is not None
     rule, upload = strategy.rule(), codec(strategy, scenario.upload)
-    evaluate = test_rows(scenario, banks)
     plan = Plan(
         name=scenario.name,
         run_dir=run_dir,
@@ -137,18 +165,19 @@ def make_job(scenario: Scenario, material: Material, run_dir: str) -> Job:
         rule=rule,
         download=codec(strategy, scenario.download),
         upload=upload,
-        banks=evaluate,
+        banks=test_rows(scenario, material.banks),
         infos=tuple(bank_info(scenario, number, bank) for number, bank in enumerate(banks)),
         mechanisms=mechanisms,
         ledger=partial(Ledger, terms.dp_delta, terms.accountant) if terms else partial(Ledger, 0.0),
         dp_cap=terms.dp_epsilon if capped and terms else None,
         evaluation=Evaluation(
             every=scenario.evaluate.every,
-            metrics=Measure(material.num_labels, scenario.evaluate.metrics),
+            metrics=partial(metrics, num_labels=material.num_labels, names=scenario.evaluate.metrics),
             per_bank=scenario.evaluate.per_bank,
         ),
         curator=type(next(iter(mechanisms.values()))).curator(mechanisms),
         notes=tuple(describe(list(mechanisms.values()))) if num_rounds else (),
+        exports=exports,
     )
     resources = scenario.resources
     actors = Actors(
@@ -268,15 +297,3 @@ def test_rows(scenario: Scenario, banks: tuple[BankRows, ...]) -> tuple[BankRows
         return banks
     chosen = seeds.rng(scenario.seed, "evaluate").choice(everyone, limit, replace=False)
     return tuple(BankRows(bank.name, bank.train, bank.test[np.isin(bank.test, chosen)]) for bank in banks)
-
-
-@dataclass(frozen=True)
-class Measure:
-    """Scores to the scenario's metrics; picklable."""
-
-    num_labels: int
-    names: tuple[str, ...] | None
-
-    def __call__(self, scores: Scores) -> Mapping[str, float]:
-        names = self.names or metric_names(self.num_labels)
-        return metrics(scores, self.num_labels, [name for name in names if name in metric_names(self.num_labels)])
