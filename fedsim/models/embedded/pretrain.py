@@ -54,7 +54,7 @@ class Plan:
     """How long and how fast to train."""
 
     seed: int = 7
-    steps: int = 2400
+    steps: int = 2500
     batch_size: int = 32  # documents
     lr: float = 4e-3
     warmup: int = 100  # steps

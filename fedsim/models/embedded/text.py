@@ -5,9 +5,9 @@ a loan book uses (``amount 35k, term 60 months, ...``), with every value drawn i
 and with fields missing. Two kinds of cue follow:
 
     closed   "debt above 40? yes": one number, one right answer
-    open     "Remark: large shop heavy ...": a word for every attribute in random order. Whether the word for a high or a
-             low value is said is drawn, with log-odds that grow evenly with the value's rank: to predict the next word,
-             a model must have all attributes at hand at once, and graded
+    open     "Remark: large shop heavy ...": a word for every attribute in random order. Whether it is the word for a
+             high or a low value is drawn, with log-odds that grow evenly with the value's rank: to predict the next
+             word, a model must have all attributes at hand at once, and graded
 
 A glossary shows numbers one by one, each with its word; a few documents are general sentences.
 
@@ -103,14 +103,13 @@ FACTS = (
 )
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Loan:
     """A described loan: its text and what is true of it."""
 
     text: str
-    values: dict[str, int]
-    ranks: dict[str, float]
-    categories: dict[str, str]
+    numbers: list[tuple[Number, float]]  # attribute and the rank of its value
+    categories: list[tuple[str, str]]
 
 
 class Writer:
@@ -132,17 +131,17 @@ class Writer:
     def loan(self) -> Loan:
         """A loan with six to nine attributes; half of the time in the order in which banks usually write them."""
         fields = [*NUMBERS[:6], *CATEGORIES] if self.rng.random() < 0.5 else self._any_fields()
-        parts, loan = [], Loan("", {}, {}, {})
+        parts, numbers, categories = [], [], []
         for field in fields:
             if isinstance(field, Number):
                 rank = float(self.rng.random())
-                loan.ranks[field.name], loan.values[field.name] = rank, field.at(rank)
-                parts.append(field.text.format(loan.values[field.name]))
+                numbers.append((field, rank))
+                parts.append(field.text.format(field.at(rank)))
             else:
-                loan.categories[field] = self._pick(tuple(CATEGORIES[field]))
-                parts.append(f"{field} {loan.categories[field]}")
-        loan.text = ", ".join(parts) + "."
-        return loan
+                value = self._pick(tuple(CATEGORIES[field]))
+                categories.append((field, value))
+                parts.append(f"{field} {value}")
+        return Loan(", ".join(parts) + ".", numbers, categories)
 
     def _any_fields(self) -> list[Number | str]:
         every: list[Number | str] = [*NUMBERS, *CATEGORIES]
@@ -157,8 +156,8 @@ class Writer:
     def _open(self, loan: Loan) -> str:
         """A cue and a word for every attribute, in random order; after some cues an answer word comes first."""
         cue = self._pick(CUES)
-        words = [self._level(field, loan.ranks[field.name]) for field in NUMBERS if field.name in loan.ranks]
-        words += [self._pick(CATEGORIES[name][value]) for name, value in loan.categories.items()]
+        words = [self._level(field, rank) for field, rank in loan.numbers]
+        words += [self._pick(CATEGORIES[name][value]) for name, value in loan.categories]
         shuffled = [words[i] for i in self.rng.permutation(len(words))]
         return f"{cue}: {' '.join([*self._coin(cue), *shuffled])}"
 
@@ -184,12 +183,11 @@ class Writer:
 
     def _closed(self, loan: Loan) -> str:
         """A yes/no question about one number."""
-        field = next(field for field in NUMBERS if field.name == self._pick(tuple(loan.values)))
-        limit = field.at(float(self.rng.random()))
+        field, rank = loan.numbers[int(self.rng.integers(len(loan.numbers)))]
+        value, limit = field.at(rank), field.at(float(self.rng.random()))
         above = self.rng.random() < 0.5
-        true = loan.values[field.name] > limit if above else loan.values[field.name] < limit
-        question = f"{field.name} {'above' if above else 'below'} {limit}?"
-        return f"{question} {'yes' if true else 'no'}"
+        true = value > limit if above else value < limit
+        return f"{field.name} {'above' if above else 'below'} {limit}? {'yes' if true else 'no'}"
 
     def _prose(self) -> str:
         return "\n".join(self._sentence() for _ in range(6))
