@@ -9,7 +9,8 @@ from dataclasses import replace
 from fedsim.privacy.accounting import bound_of, steps_within
 from fedsim.privacy.base import Mechanism
 
-MAX_SENTENCES = 20  # banks that get a sentence of their own
+MAX_SENTENCES = 20  # banks that are told about
+BANKS = "\x00"  # in a sentence, where the names go
 
 
 def delta_problems(delta: float, smallest: int) -> list[str]:
@@ -24,14 +25,26 @@ def delta_problems(delta: float, smallest: int) -> list[str]:
 
 
 def describe(mechanisms: Sequence[Mechanism]) -> list[str]:
-    """One sentence per bank: where its epsilon ends, or what dp_epsilon buys. Highest sampling rates first."""
+    """Where every bank's epsilon ends, or what dp_epsilon buys; banks of which the same is true share a sentence.
+
+    Highest sampling rates first.
+    """
     ranked = sorted(mechanisms, key=lambda mechanism: -mechanism.plan.sample_rate)
-    sentences = [_sentence(mechanism) for mechanism in ranked[:MAX_SENTENCES]]
-    if None in sentences:
-        return ["No differential privacy: nothing bounds what an update reveals about a row (epsilon is infinite)."]
+    banks: dict[str, list[str]] = {}  # by what is true of them
+    for mechanism in ranked[:MAX_SENTENCES]:
+        told = _sentence(mechanism)
+        if told is None:
+            return ["No differential privacy: nothing bounds what an update reveals about a row (epsilon is infinite)."]
+        banks.setdefault(told, []).append(mechanism.plan.name)
+    sentences = [told.replace(BANKS, _named(names)) for told, names in banks.items()]
     more = len(ranked) - MAX_SENTENCES
-    told = [*filter(None, sentences), *([f"{more} more banks have lower sampling rates and do better."] * (more > 0))]
-    return [*told, *filter(None, [mechanisms[0].promise, _of_the_noise(mechanisms[0])])]
+    if more > 0:
+        sentences.append(f"{more} more banks have no higher sampling rate.")
+    return [*sentences, *filter(None, [mechanisms[0].promise, _of_the_noise(mechanisms[0])])]
+
+
+def _named(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{len(names)} banks"
 
 
 def _of_the_noise(mechanism: Mechanism) -> str:
@@ -43,12 +56,13 @@ def _of_the_noise(mechanism: Mechanism) -> str:
 
 
 def _sentence(mechanism: Mechanism) -> str | None:
+    """With BANKS in the place of the bank's name."""
     terms, plan = mechanism.terms, mechanism.plan
     spend = mechanism.spend(plan.steps_per_round)
     if terms is None or spend is None:
         return None
     noise, rate = spend.noise_multiplier, spend.sample_rate
-    where = f"at {plan.name} (sample rate {rate:.3g})"
+    where = f"at {BANKS} (sample rate {rate:.3g})"
     end = replace(spend, num_steps=plan.num_rounds * spend.num_steps)
     bound = bound_of([end], terms.dp_delta, terms.accountant)
     epsilon = f"epsilon {bound.epsilon:.3g} ({bound.method}, delta {terms.dp_delta:g})"

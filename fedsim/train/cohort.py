@@ -32,7 +32,7 @@ class Layout:
 
     def split(self, matrix: Tensor) -> dict[str, Tensor]:
         """(m, P) -> views of shape (m, *shape) by name."""
-        parts = matrix.split(self.sizes, dim=1)
+        parts = torch.split(matrix, self.sizes, dim=1)
         return {n: part.view(-1, *s) for n, part, s in zip(self.names, parts, self.shapes, strict=True)}
 
 

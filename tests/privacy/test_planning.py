@@ -50,4 +50,11 @@ def test_many_banks_are_told_by_the_worst() -> None:
     told = sentences(plans, noise_multiplier=2.0)
     assert len(told) == 21 + len(ENDING)
     assert "bank-00" in told[0]
-    assert told[20] == "3 more banks have lower sampling rates and do better."
+    assert told[20] == "3 more banks have no higher sampling rate."
+
+
+def test_banks_of_which_the_same_is_true_share_a_sentence() -> None:
+    plans = [BankPlan(f"bank-{k:02d}", 200 * (k + 1), 20.0 * (k + 1), 5, 10) for k in range(3)]
+    told = sentences(plans, noise_multiplier=2.0)
+    assert told[0].startswith("noise_multiplier 2 over 10 rounds ends at 3 banks (sample rate 0.1) with epsilon")
+    assert len(told) == 1 + len(ENDING)

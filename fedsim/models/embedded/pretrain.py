@@ -138,7 +138,7 @@ def train_model(tokenizer: Any, plan: Plan, report_every: int = 100) -> Any:
     for step, (ids, counted) in enumerate(batches(tokenizer, plan)):
         hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
         loss = cross_entropy(model.lm_head(hidden[counted[:, 1:]]), ids[:, 1:][counted[:, 1:]])
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for stepper in steppers:
             for group in stepper.param_groups:

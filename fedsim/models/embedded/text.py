@@ -130,7 +130,8 @@ class Writer:
 
     def loan(self) -> Loan:
         """A loan with six to nine attributes; half of the time in the order in which banks usually write them."""
-        fields = [*NUMBERS[:6], *CATEGORIES] if self.rng.random() < 0.5 else self._any_fields()
+        usual: list[Number | str] = [*NUMBERS[:6], *CATEGORIES]
+        fields = usual if self.rng.random() < 0.5 else self._any_fields()
         parts, numbers, categories = [], [], []
         for field in fields:
             if isinstance(field, Number):
