@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ACTORS = Actors(num_actors=1, cpus=0.25)
 
 HANGING_RUN = """
+import signal
 import sys
 from pathlib import Path
 from fedsim.engine.cluster import Cluster
@@ -30,6 +31,7 @@ from fedsim.engine.remote import run_on_ray
 from tests.engine import fakes
 from tests.engine.test_cluster import ACTORS
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 plan, faults = fakes.plan(), Path(sys.argv[1])
 try:
     with Cluster(ACTORS, cohort=3) as cluster:
@@ -122,7 +124,10 @@ def test_ctrl_c_leaves_no_process_and_no_file_behind(tmp_path: Path) -> None:
         folders = {path for process in family for path in re.findall(r"/\S*?/fedsim-\w+", " ".join(process.cmdline()))}
         assert int((faults / "pid").read_text()) in {process.pid for process in family}
         os.killpg(run.pid, signal.SIGINT)
-        _, errors = run.communicate(timeout=30)
+        try:
+            _, errors = run.communicate(timeout=60)
+        finally:
+            run.kill()
     assert (run.returncode, errors) == (130, b"")
     fakes.wait_until(lambda: not any(process.is_running() for process in family))
     assert not list(home.iterdir())
