@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,13 +64,14 @@ def run(path: str | Path, overrides: Iterable[str] = (), out: str | Path | None 
     results/runs); ``inline`` trains in this process without Ray. Raises the errors of ``fedsim.core.errors``: a file
     with ``vary`` is for ``run_grid``.
     """
-    from fedsim.build.load import load_scenario
+    from fedsim.build.load import load_one
     from fedsim.build.run import run_scenario
     from fedsim.core.events import Finished
     from fedsim.records.run import Run
 
-    events = run_scenario(load_scenario(path, tuple(overrides)), None if out is None else Path(out), inline)
-    finished = next(event for event in events if isinstance(event, Finished))
+    one, folder = load_one(path, tuple(overrides)), None if out is None else Path(out)
+    with one.document.placing(), closing(run_scenario(one.scenario, folder, inline)) as events:
+        finished = next(event for event in events if isinstance(event, Finished))
     return Run(str(finished.summary["run_dir"]))
 
 

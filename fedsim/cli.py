@@ -8,12 +8,12 @@ import traceback
 from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
-from fedsim import __version__
-from fedsim.core.errors import FedsimError, ScenarioError
+from fedsim import __version__, stopping
+from fedsim.core.errors import FedsimError, ScenarioError, Stopped
 
 app = typer.Typer(
     help="Federated LoRA fine-tuning across banks, simulated on Ray.",
@@ -191,11 +191,25 @@ def schema() -> None:
 
 def main() -> None:
     """Entry point of ``fedsim``: an error is its message on stderr and its exit code."""
+    stopping.listen()
     try:
-        app()
+        app([argument for argument in sys.argv[1:] if argument != "--debug"])
+    except Stopped:
+        stopping.leave(stopping.SIGTERM_EXIT)
+    except SystemExit as ended:
+        if ended.code == stopping.SIGINT_EXIT:
+            stopping.leave(stopping.SIGINT_EXIT)
+        raise
     except FedsimError as error:
-        if "--debug" in sys.argv:
-            traceback.print_exc()
-        else:
-            typer.echo(str(error), err=True)
-        raise SystemExit(error.exit_code) from None
+        _fail(str(error), error.exit_code)
+    except Exception as error:  # the outermost frame: whatever else arrives here is a bug
+        _fail(f"internal error: {type(error).__name__}: {error}; fedsim --debug shows where", FedsimError.exit_code)
+
+
+def _fail(message: str, exit_code: int) -> NoReturn:
+    """End the process with the error that is being handled."""
+    if "--debug" in sys.argv:
+        traceback.print_exc()
+    else:
+        typer.echo(message, err=True)
+    raise SystemExit(exit_code) from None

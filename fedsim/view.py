@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table as RichTable
 
-from fedsim.core.errors import FedsimError
+from fedsim.core.errors import FedsimError, Stopped
 from fedsim.core.events import BankDone, BaselineDone, Event, Finished, RoundRow, RunDone, RunFailed, Started, Turn
 from fedsim.core.metrics import METRICS, headline
 from fedsim.records.files import to_json
@@ -50,12 +50,16 @@ def show(events: Iterable[Event], as_json: bool, quiet: bool, out: TextIO, err: 
 
 def _watch(events: Iterable[Event], pane: Pane) -> Finished:
     story, finished = Story(), None
-    for event in events:
-        for line in story.tell(event):
-            pane.line(line)
-        pane.progress(story)
-        if isinstance(event, Finished):
-            finished = event
+    try:
+        for event in events:
+            for line in story.tell(event):
+                pane.line(line)
+            pane.progress(story)
+            if isinstance(event, Finished):
+                finished = event
+    except (KeyboardInterrupt, Stopped):
+        pane.line(story.stopped())
+        raise
     if finished is None:
         raise FedsimError("the run ended without a summary")
     return finished
@@ -68,6 +72,7 @@ class Story:
         self._begin()
 
     def _begin(self) -> None:
+        self.run_dir = ""
         self.num_rounds = 0
         self.round = 0  # the last one that is over
         self.banks_done, self.banks_total = 0, 0  # of the round that is not
@@ -91,7 +96,7 @@ class Story:
     def tell(self, event: Event) -> Iterator[str]:
         """The lines that an event is worth."""
         if isinstance(event, Started):
-            self.num_rounds = event.num_rounds
+            self.run_dir, self.num_rounds = event.run_dir, event.num_rounds
             self._private = any(bank.noise_multiplier > 0 for bank in event.banks)
             yield from _opening(event)
         elif isinstance(event, BankDone):
@@ -107,6 +112,12 @@ class Story:
             yield f"{_headline_of(event.summary)}\n"
         elif isinstance(event, RunFailed):
             yield f"failed: {event.error}\n"
+
+    def stopped(self) -> str:
+        """What is left of a run that is told to stop."""
+        if not self.run_dir:
+            return "interrupted before the run began"
+        return f"interrupted after {self.round} of {self.num_rounds} rounds: {self.run_dir}"
 
     def _round(self, row: RoundRow) -> Iterator[str]:
         self.round, self.banks_done, self.banks_total = row.round, 0, 0

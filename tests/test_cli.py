@@ -18,6 +18,7 @@ GOOD = "num_rounds: 3\nnum_clients: 4\ndata: {kind: table, path: loans.csv}\nmod
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """The exit code of ``fedsim`` with these arguments."""
     monkeypatch.setattr(sys, "argv", ["fedsim", *arguments])
+    monkeypatch.setattr("fedsim.stopping.listen", lambda: None)
     with pytest.raises(SystemExit) as caught:
         main()
     return int(caught.value.code or 0)

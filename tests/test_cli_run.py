@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from fedsim import cli
-from fedsim.core.errors import DataError
+from fedsim.core.errors import DataError, Stopped
 from tests.streams import stream
 
 
@@ -29,6 +29,8 @@ def calls(monkeypatch):
 
 def call(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["fedsim", *arguments])
+    monkeypatch.setattr(cli.stopping, "listen", lambda: None)
+    monkeypatch.setattr(cli.stopping, "leave", sys.exit)
     with pytest.raises(SystemExit) as ended:
         cli.main()
     return ended.value.code or 0
@@ -80,3 +82,27 @@ def test_an_interrupt_closes_the_run_and_exits_130(monkeypatch, capsys):
     monkeypatch.setattr("fedsim.view.Story.tell", interrupt)
     assert call(monkeypatch, "run", "a.yaml") == 130
     assert closed == [Path("a.yaml")]
+
+
+@pytest.mark.parametrize(("signal", "code"), [(KeyboardInterrupt, 130), (Stopped, 143)])
+def test_a_stopped_run_says_what_is_left(monkeypatch, capsys, signal, code):
+    def run(path, overrides=(), out=None, inline=False):
+        yield from stream()[:6]
+        raise signal
+
+    monkeypatch.setitem(sys.modules, "fedsim.build.run", SimpleNamespace(run=run))
+    assert call(monkeypatch, "run", "a.yaml") == code
+    assert capsys.readouterr().out.endswith("interrupted after 1 of 2 rounds: results/runs/quickstart\n")
+
+
+def test_a_bug_is_said_to_be_one(monkeypatch, capsys):
+    def run(path, overrides=(), out=None, inline=False):
+        yield stream()[0]
+        raise KeyError("oops")
+
+    monkeypatch.setitem(sys.modules, "fedsim.build.run", SimpleNamespace(run=run))
+    assert call(monkeypatch, "run", "a.yaml", "--quiet") == 70
+    assert capsys.readouterr().err == "internal error: KeyError: 'oops'; fedsim --debug shows where\n"
+    for arguments in (("--debug", "run", "a.yaml"), ("run", "a.yaml", "--debug")):
+        assert call(monkeypatch, *arguments) == 70
+        assert "Traceback" in capsys.readouterr().err

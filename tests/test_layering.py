@@ -21,6 +21,7 @@ LAYERS = {
     "engine": 3,
     "build": 4,
     "methods": 5,
+    "stopping": 5,
     "view": 5,
     "cli": 6,
     "__init__": 7,  # the public names

@@ -50,11 +50,16 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = (), families: Fam
     File names inside ``data`` and ``model`` become absolute: they are relative to the scenario's folder, in an override
     to the working directory.
     """
+    return load_one(path, overrides, families).scenario
+
+
+def load_one(path: str | Path, overrides: Sequence[str] = (), families: Families = FAMILIES) -> GridRun:
+    """The same, with where everything stands."""
     runs = load_grid(path, overrides, families)
     if runs[0].name:
         message = f"makes {len(runs)} runs, but one is needed here; leave vary out, or use fedsim.run_grid"
         raise ScenarioError([Problem(str(path), "vary", message)])
-    return runs[0].scenario
+    return runs[0]
 
 
 def load_grid(path: str | Path, overrides: Sequence[str] = (), families: Families = FAMILIES) -> tuple[GridRun, ...]:

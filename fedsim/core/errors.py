@@ -69,6 +69,10 @@ class SecurityError(FedsimError):
     exit_code = 8
 
 
+class Stopped(BaseException):
+    """This process was told to end; like KeyboardInterrupt no error of anything that runs."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
     """One thing wrong with a scenario: where it is, what is wrong, and the exit code it deserves."""

@@ -16,6 +16,7 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -55,6 +56,7 @@ class Cluster:
     def wait(self, actors: Actors, cohort: int) -> Actors:
         """The actors as the cluster can hold them, once it is up. May be asked again for another run."""
         self._up.wait()
+        _take_back_sigterm()
         if self._error is not None:
             raise ResourceError(f"Ray did not start or cannot be reached at {self._address!r}: {self._error}")
         import ray
@@ -90,6 +92,13 @@ class Cluster:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+
+def _take_back_sigterm() -> None:
+    """Ray's core puts a handler before Python's that prints a stack trace."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _private_session(here: Node) -> dict[str, Any]:

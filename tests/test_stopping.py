@@ -1,0 +1,58 @@
+"""SIGTERM ends the process with 143, by an exception where there is time, and in any case soon."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from fedsim.stopping import GRACE_S
+
+LISTENING = """
+import sys
+from fedsim import stopping
+from fedsim.core.errors import Stopped
+
+stopping.listen()
+try:
+    print("ready", flush=True)
+    {work}
+except Stopped:
+    print("stopped", flush=True)
+    stopping.leave(stopping.SIGTERM_EXIT)
+"""
+
+HASHING = "__import__('hashlib').pbkdf2_hmac('sha256', b'', b'', 10**9)"  # minutes, in which Python sees no signal
+
+
+def sent(work: str, number: int, after_s: float = 0) -> tuple[int, str, float]:
+    """(exit code, what was printed, seconds until the end) of a process that listens, works and gets a signal."""
+    code = LISTENING.format(work=work)
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(after_s)
+        start = time.monotonic()
+        os.kill(process.pid, number)
+        rest = process.stdout.read()
+        return process.wait(), rest, time.monotonic() - start
+
+
+def test_the_main_thread_is_told() -> None:
+    code, printed, seconds = sent("__import__('time').sleep(60)", signal.SIGTERM)
+    assert (code, printed) == (143, "stopped\n")
+    assert seconds < GRACE_S
+
+
+def test_a_long_call_into_c_ends_in_time() -> None:
+    code, printed, seconds = sent(HASHING, signal.SIGTERM, after_s=0.5)
+    assert (code, printed) == (143, "")  # nobody was told
+    assert seconds < GRACE_S + 2  # of a machine with other things to do
+
+
+def test_another_signal_starts_no_clock() -> None:
+    work = "signal = __import__('signal'); signal.signal(signal.SIGUSR1, lambda *_: None); signal.pause()"
+    code, printed, _ = sent(f"{work}; print('still here', flush=True)", signal.SIGUSR1)
+    assert (code, printed) == (0, "still here\n")
