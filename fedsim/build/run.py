@@ -58,6 +58,7 @@ def run_on(place: Inline | OnRay, scenario: Scenario, material: Material, folder
     others: dict[str, Job] = {
         name: make_job(baseline(scenario, name), material, str(folder), False) for name in scenario.baselines
     }
+    place.check(main)
     recording = Recording(folder, scenario, material, main.plan)
     try:
         with closing(_all_events(place, main, others)) as events:
@@ -100,6 +101,9 @@ def baseline(scenario: Scenario, name: str) -> Scenario:
 class Inline:
     """Jobs in this process, one after the other."""
 
+    def check(self, job: Job) -> None:
+        """Whatever resources a job asks for, it gets none."""
+
     def events(self, job: Job) -> Generator[Event, None, None]:
         from fedsim.engine.driver import Driver
         from fedsim.engine.pool import InlinePool
@@ -115,6 +119,13 @@ class OnRay:
 
     def __init__(self) -> None:
         self._cluster: Cluster | None = None
+
+    def check(self, job: Job) -> None:
+        """ResourceError when a session of this machine could not hold the job's actors."""
+        from fedsim.engine.cluster import check_room
+
+        if self._cluster is None:
+            check_room(job.actors, job.cohort)
 
     def events(self, job: Job) -> Generator[Event, None, None]:
         from fedsim.engine.cluster import Cluster

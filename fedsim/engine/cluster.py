@@ -26,6 +26,8 @@ from typing import Any
 from fedsim.core.errors import ResourceError
 from fedsim.engine.resources import Actors, Node, place, this_machine
 
+LOCAL = "local"  # Ray's name for a session of one's own
+
 
 class Cluster:
     """``with Cluster(actors, cohort) as cluster: placed = cluster.wait(actors, cohort)``.
@@ -35,19 +37,13 @@ class Cluster:
     """
 
     def __init__(self, actors: Actors, cohort: int, address: str | None = None) -> None:
-        self._address = address or os.environ.get("RAY_ADDRESS") or "local"
-        self._joined = "ray" in sys.modules and sys.modules["ray"].is_initialized()
+        here = check_room(actors, cohort, address)
+        self._address = address or os.environ.get("RAY_ADDRESS") or LOCAL
         self._error: Exception | None = None
         self._up, self._down = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._live, name="fedsim-ray", daemon=True)
-        if "://" in self._address:
-            raise ResourceError(
-                f"cannot join {self._address!r}: Ray Client is not supported; "
-                "use `ray job submit`, or run on a node of the cluster"
-            )
-        if self._address == "local" and not self._joined:
-            here = this_machine(count_gpus=actors.gpus > 0)
-            place(actors, cohort, [here])
+        self._joined = _has_session()
+        if here is not None:
             self._options = _private_session(here)
         else:
             self._options = {"address": self._address, "log_to_driver": False, "logging_level": logging.CRITICAL}
@@ -94,6 +90,29 @@ class Cluster:
         self.close()
 
 
+def check_room(actors: Actors, cohort: int, address: str | None = None) -> Node | None:
+    """This machine, where a session would be started on it; None where a running cluster would be joined.
+
+    ResourceError when the actors do not fit, before anything is started, or when the address is of no use.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or LOCAL
+    if "://" in address:
+        raise ResourceError(
+            f"cannot join {address!r}: Ray Client is not supported; "
+            "use `ray job submit`, or run on a node of the cluster"
+        )
+    if address != LOCAL or _has_session():
+        return None
+    here = this_machine(count_gpus=actors.gpus > 0)
+    place(actors, cohort, [here])
+    return here
+
+
+def _has_session() -> bool:
+    """Whether this program has called ``ray.init`` itself."""
+    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
+
+
 def _take_back_sigterm() -> None:
     """Ray's core puts a handler before Python's that prints a stack trace."""
     handler = signal.getsignal(signal.SIGTERM)
@@ -108,7 +127,7 @@ def _private_session(here: Node) -> dict[str, Any]:
     parent = "/tmp" if os.path.isdir("/tmp") else None  # short: a socket's path may have 107 bytes
     private = tempfile.mkdtemp(prefix="fedsim-", dir=parent)
     return {
-        "address": "local",
+        "address": LOCAL,
         "num_cpus": int(here.cpus),
         "num_gpus": int(here.gpus),
         "include_dashboard": False,

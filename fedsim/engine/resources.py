@@ -90,17 +90,18 @@ def place(actors: Actors, cohort: int, nodes: Sequence[Node]) -> Actors:
 
 
 def _shortage(actors: Actors, needed: int, room: int, nodes: Sequence[Node]) -> str:
-    short = []
+    short, knobs = [], []
     for name, each, have in (
         ("GPU", actors.gpus, math.fsum(node.gpus for node in nodes)),
         ("CPU", actors.cpus, math.fsum(node.cpus for node in nodes)),
     ):
         if needed * each > have + TINY:
             short.append(f"need {needed} x {each:g} {name} = {needed * each:g}, cluster has {have:g}")
+            knobs.append(f"resources.{name.lower()}s_per_client")
     if not short:
         size = f"{actors.gpus:g} GPU and {actors.cpus:g} CPU"
         short.append(f"need {needed} actors of {size}, but the nodes and GPUs are cut so that {room} fit")
-    knobs = [f"resources.{name}_per_client" for name in ("gpus", "cpus") if getattr(actors, name)]
+        knobs = [f"resources.{name}_per_client" for name in ("gpus", "cpus") if getattr(actors, name)]
     if actors.num_actors is not None and actors.num_actors > 1:
         knobs.append("resources.num_actors")
     return f"{'; '.join(short)}; lower {' or '.join(knobs)}"

@@ -64,6 +64,15 @@ class HuggingFace(BaseModel):
             arguments["num_labels"] = num_labels
         return arguments | ({"revision": revision} if revision else {})
 
+    def _require_files(self) -> None:
+        """ModelError when the model is not where it should be: told before transformers looks for it, and sooner."""
+        from fedsim.models.network import check_folder, require_hub
+
+        if self.folder is not None:
+            check_folder(self.folder)
+        else:
+            require_hub(self.source, getattr(self.config, "revision", None))
+
     def _auto_class(self) -> Any:
         import transformers
 
@@ -74,11 +83,10 @@ class HuggingFace(BaseModel):
     def _tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        from fedsim.models.network import as_model_errors, check_folder, quiet_libraries
+        from fedsim.models.network import as_model_errors, quiet_libraries
 
         quiet_libraries()
-        if self.folder is not None:
-            check_folder(self.folder)
+        self._require_files()
         with as_model_errors(self.source):
             tokenizer = AutoTokenizer.from_pretrained(self.source, **self._arguments())
         if tokenizer.pad_token_id is None:
@@ -124,11 +132,10 @@ class HuggingFace(BaseModel):
         import torch
         import transformers
 
-        from fedsim.models.network import Adapted, as_model_errors, check_folder, quiet_libraries
+        from fedsim.models.network import Adapted, as_model_errors, quiet_libraries
 
         quiet_libraries()
-        if self.folder is not None:
-            check_folder(self.folder)
+        self._require_files()
         if self.config.task == "sequence_classification" and not num_labels:
             raise ModelError("sequence_classification needs labels, but the answers are free text", "model.task")
         with as_model_errors(self.source):
@@ -144,7 +151,6 @@ class HuggingFace(BaseModel):
         from fedsim.models.network import (
             Adapted,
             as_model_errors,
-            check_folder,
             keep_trainable,
             quantization,
             quiet_libraries,
@@ -152,8 +158,7 @@ class HuggingFace(BaseModel):
         from fedsim.models.tasks import CausalLM, SequenceClassification
 
         quiet_libraries()
-        if self.folder is not None:
-            check_folder(self.folder)
+        self._require_files()
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = getattr(torch, self.config.dtype)
         tokenizer = self._tokenizer()

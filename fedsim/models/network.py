@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import torch
 from torch import nn
@@ -24,6 +26,8 @@ from fedsim.models.base import seeded_torch
 from fedsim.models.lora import CohortDense, CohortLinear, Running, replace_module
 
 ADAPTER = "default"
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "*.model", "vocab.*")
+HUB_TIMEOUT_S = 5.0
 HEADS = ("classifier", "score", "pre_classifier", "classification_head", "pooler", "lm_head")  # never quantised
 
 
@@ -48,14 +52,44 @@ def as_model_errors(model_id: str) -> Iterator[None]:
 
 def check_folder(folder: Path) -> None:
     """A local model folder must hold a config, a tokenizer and safetensors weights. ModelError says what is missing."""
+    from safetensors import SafetensorError, safe_open
+
     if not (folder / "config.json").is_file():
         raise ModelError(f"model folder {folder} has no config.json; give a folder written by save_pretrained")
-    if not any(folder.glob("*.safetensors")):
+    if not any(file for pattern in TOKENIZERS for file in folder.glob(pattern)):
+        raise ModelError(f"model folder {folder} has no tokenizer ({', '.join(TOKENIZERS)}); save it there too")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
         pickled = any(folder.glob("*.bin"))
         remedy = (
             "convert its .bin weights with save_pretrained(safe_serialization=True)" if pickled else "is it complete?"
         )
         raise ModelError(f"model folder {folder} has no *.safetensors weights; {remedy}")
+    for file in weights:
+        try:
+            safe_open(file, "pt")  # reads the header and compares the file's size with it
+        except SafetensorError as error:
+            raise ModelError(f"model weights {file} are damaged ({error}); copy or download them again") from error
+
+
+def require_hub(model_id: str, revision: str | None) -> None:
+    """A model of the Hub must be in the local cache, or the Hub must answer. ModelError when neither is so.
+
+    The Hub is asked once; transformers would ask for a minute.
+    """
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(model_id, "config.json", revision=revision), str):
+        return
+    try:
+        urlopen(constants.ENDPOINT, timeout=HUB_TIMEOUT_S).close()
+    except HTTPError:
+        return  # it answers; what it has to say is for transformers
+    except OSError as error:
+        raise ModelError(
+            f"model {model_id!r} is not on this machine, and {constants.ENDPOINT} cannot be reached; "
+            "give a folder, or download it first"
+        ) from error
 
 
 def quantization(bits: int | None, dtype: torch.dtype) -> Any:

@@ -50,13 +50,12 @@ def test_number_of_actors(actors: Actors, cohort: int, nodes: list[Node], number
         (
             Actors(num_actors=4, gpus=0.5),
             [GPU_BOX],
-            "need 4 x 0.5 GPU = 2, cluster has 1; "
-            "lower resources.gpus_per_client or resources.cpus_per_client or resources.num_actors",
+            "need 4 x 0.5 GPU = 2, cluster has 1; lower resources.gpus_per_client or resources.num_actors",
         ),
         (
             Actors(gpus=1),
             [LAPTOP],
-            "need 1 x 1 GPU = 1, cluster has 0; lower resources.gpus_per_client or resources.cpus_per_client",
+            "need 1 x 1 GPU = 1, cluster has 0; lower resources.gpus_per_client",
         ),
         (
             Actors(num_actors=3, cpus=2),

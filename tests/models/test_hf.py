@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -90,6 +91,34 @@ def test_a_folder_without_weights(folder, tmp_path) -> None:
             shutil.copy(file, tmp_path)
     with pytest.raises(ModelError, match=r"has no \*\.safetensors weights"):
         hf(tmp_path).load(Lora(target_modules=["q_proj"]), 2)
+
+
+def test_a_folder_without_a_tokenizer(folder, tmp_path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(folder / name, tmp_path)
+    with pytest.raises(ModelError, match=r"has no tokenizer \(tokenizer\.json, "):
+        hf(tmp_path).check(Lora(target_modules=["q_proj"]), 2)
+
+
+def test_weights_that_are_cut_short(folder, tmp_path) -> None:
+    shutil.copytree(folder, tmp_path / "cut")
+    file = tmp_path / "cut" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ModelError, match=r"model\.safetensors are damaged \(.*\); copy or download them again"):
+        hf(tmp_path / "cut").check(Lora(target_modules=["q_proj"]), 2)
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch) -> None:
+    asked = []
+
+    def refuse(url, timeout):
+        asked.append(url)
+        raise URLError("no network")
+
+    monkeypatch.setattr("fedsim.models.network.urlopen", refuse)
+    with pytest.raises(ModelError, match=r"model 'no/model' is not on this machine, and https://.* cannot be reached"):
+        hf("no/model").encode(tiny.corpus())
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize(
