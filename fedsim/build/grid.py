@@ -1,30 +1,30 @@
 """The runs of a file with ``vary``: one after the other in one Ray session, each in its own directory.
 
-Runs with the same data, model and seed stand next to each other, so that rows are read and tokenised once, and given
-to banks once per partition. A run that ended before with the same scenario, wherever in the grid's directory it lies,
-is not run again; one that fails is told about at the end and stops no other.
+They share the actors and the base model that these hold. Runs with the same data, model and seed stand next to each
+other, so that rows are read and tokenised once, and given to banks once per partition. A run that ended before with the
+same scenario, wherever in the grid's directory it lies, is not run again; one that fails is told about at the end and
+stops no other.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from fedsim.build.load import GridRun, load_scenario
 from fedsim.build.run import Inline, OnRay, run_on
 from fedsim.core.errors import FedsimError, ScenarioError
 from fedsim.core.events import Event, Finished, RunDone, RunFailed, Turn
+from fedsim.core.latest import Latest
 from fedsim.core.scenario import Scenario
 from fedsim.records.grid import GridRecord, ended_summary, entry, failed_entry
 from fedsim.records.record import RUNS
 
 if TYPE_CHECKING:
     from fedsim.build.prepare import Encoded, Material
-
-T = TypeVar("T")
 
 
 def run_grid(runs: Sequence[GridRun], out: Path | None = None, inline: bool = False) -> Iterator[Event]:
@@ -56,20 +56,20 @@ def run_grid(runs: Sequence[GridRun], out: Path | None = None, inline: bool = Fa
 
 
 def in_order(runs: Sequence[GridRun]) -> list[GridRun]:
-    """Runs with the same rows next to each other, and inside these, those with the same banks; else as they come."""
+    """Runs with the same rows next to each other, inside these those with the same base, then the same banks."""
     places: dict[str, int] = {}
     for run in runs:
-        places.setdefault(_rows_key(run.scenario), len(places))
-        places.setdefault(_banks_key(run.scenario), len(places))
-    return sorted(runs, key=lambda run: (places[_rows_key(run.scenario)], places[_banks_key(run.scenario)]))
+        for key in _keys(run.scenario):
+            places.setdefault(key, len(places))
+    return sorted(runs, key=lambda run: [places[key] for key in _keys(run.scenario)])
 
 
 class Shelf:
     """What one run leaves for the next: rows and banks, as long as runs ask for the same."""
 
     def __init__(self) -> None:
-        self._encoded: _Latest[Encoded] = _Latest()
-        self._material: _Latest[Material] = _Latest()
+        self._encoded: Latest[Encoded] = Latest()
+        self._material: Latest[Material] = Latest()
 
     def material(self, scenario: Scenario) -> Material:
         """``prepare(scenario)``, as far as possible from the run before."""
@@ -81,22 +81,15 @@ class Shelf:
         return self._material.get(_banks_key(scenario), make)
 
 
-class _Latest(Generic[T]):
-    """The last value made, and what it was made for: one corpus in memory, not a grid of them."""
-
-    def __init__(self) -> None:
-        self._held: tuple[str, T] | None = None
-
-    def get(self, key: str, make: Callable[[], T]) -> T:
-        if self._held is None or self._held[0] != key:
-            self._held = None
-            self._held = key, make()
-        return self._held[1]
-
-
 def _rows_key(scenario: Scenario) -> str:
     values = scenario.model_dump(mode="json", include={"data", "model", "seed"})
     return json.dumps(values, sort_keys=True)
+
+
+def _keys(scenario: Scenario) -> tuple[str, str, str]:
+    """What is dear to change from run to run, dearest first."""
+    rows = _rows_key(scenario)
+    return rows, f"{rows} {scenario.lora.model_dump_json()}", _banks_key(scenario)
 
 
 def _banks_key(scenario: Scenario) -> str:

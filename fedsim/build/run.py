@@ -16,6 +16,7 @@ from fedsim.records.record import run_folder
 if TYPE_CHECKING:
     from fedsim.build.prepare import Job, Material
     from fedsim.engine.cluster import Cluster
+    from fedsim.engine.remote import RemoteDriver
 
 
 def run(
@@ -115,10 +116,11 @@ class Inline:
 
 
 class OnRay:
-    """Jobs on one Ray session, one after the other. The session begins with the first."""
+    """Jobs on one Ray session, one after the other. The session begins with the first; its actors stay for the next."""
 
     def __init__(self) -> None:
         self._cluster: Cluster | None = None
+        self._driver: RemoteDriver | None = None
 
     def check(self, job: Job) -> None:
         """ResourceError when a session of this machine could not hold the job's actors."""
@@ -129,12 +131,17 @@ class OnRay:
 
     def events(self, job: Job) -> Generator[Event, None, None]:
         from fedsim.engine.cluster import Cluster
-        from fedsim.engine.remote import run_on_ray
+        from fedsim.engine.remote import RemoteDriver
 
         if self._cluster is None:
             self._cluster = Cluster(job.actors, job.cohort)
-        yield from run_on_ray(job.plan, job.make_client, self._cluster.wait(job.actors, job.cohort))
+        actors = self._cluster.wait(job.actors, job.cohort)
+        if self._driver is None:
+            self._driver = RemoteDriver()
+        yield from self._driver.events(job.plan, job.make_client, actors)
 
     def close(self) -> None:
+        if self._driver is not None:
+            self._driver.close()
         if self._cluster is not None:
             self._cluster.close()

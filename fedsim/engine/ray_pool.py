@@ -50,6 +50,11 @@ class _Process:
     def load(self) -> None:
         self.client.load()
 
+    def assign(self, boxed: list[Ref]) -> None:
+        """Play the banks of another run from now on."""
+        self._boxed, self._client = boxed, None
+        self.load()
+
     @property
     def client(self) -> ClientActor:
         if self._client is None:
@@ -94,6 +99,16 @@ class RayPool:
         self._boxed, self._actors = [make_client], actors
         self._slots = [self._start() for _ in range(actors.num_actors or 1)]
         self._loads = [slot.load.remote() for slot in self._slots]
+
+    def suits(self, actors: Actors) -> bool:
+        """Whether a run that asks for ``actors`` can have these: as many at least, of the same size."""
+        mine = self._actors
+        return (actors.cpus, actors.gpus) == (mine.cpus, mine.gpus) and (actors.num_actors or 1) <= len(self._slots)
+
+    def assign(self, make_client: Ref, actors: Actors) -> None:
+        """Let the actors play the banks of another run, which must have come to its end on them."""
+        self._boxed, self._actors = [make_client], actors
+        self._loads = [slot.assign.remote(self._boxed) for slot in self._slots]
 
     def ready(self) -> None:
         """Return when every actor is up and has loaded the base model. ResourceError when one cannot be placed."""

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 
 import torch
 
+from fedsim.core.latest import Latest
 from fedsim.core.rows import Rows
 from fedsim.core.scenario import Lora
-from fedsim.models.base import BaseModel
+from fedsim.models.base import BaseModel, CohortModel
 from fedsim.train.heap import keep_big_blocks
 from fedsim.train.trainer import LocalTraining, Trainer
+
+_loaded: Latest[CohortModel] = Latest()  # of this process: runs that follow each other share the base
 
 
 @dataclass(frozen=True)
@@ -27,4 +30,12 @@ class TrainerFactory:
     def __call__(self) -> Trainer:
         keep_big_blocks()
         torch.set_num_threads(self.threads)
-        return Trainer(self.model.load(self.lora, self.num_labels), self.rows, self.local)
+        return Trainer(_loaded.get(self._model_key(), self._load), self.rows, self.local)
+
+    def _load(self) -> CohortModel:
+        return self.model.load(self.lora, self.num_labels)
+
+    def _model_key(self) -> str:
+        """Changes with whatever ``load`` looks at."""
+        config = self.model.config.model_dump_json()
+        return f"{type(self.model).__qualname__} {config} {self.lora.model_dump_json()} {self.num_labels}"

@@ -16,6 +16,7 @@ from fedsim.build.run import run
 from fedsim.build.schema import json_schema
 from fedsim.core.errors import ScenarioError
 from fedsim.core.events import Finished, RoundRow, RunDone, RunFailed, Turn
+from fedsim.models.vision import ResNetModel
 from fedsim.view import Story
 
 BASE = """num_rounds: 1
@@ -98,6 +99,19 @@ def test_a_grid_runs_all_skips_what_has_ended_and_survives_what_fails(file, tmp_
     assert len([event for event in again if isinstance(event, RoundRow)]) == 4
     assert again[-1].exit_code == 0
     assert again[-1].summary["status"] == "completed"
+
+
+def test_runs_share_one_base_and_leave_no_trace_in_it(file, monkeypatch, tmp_path: Path) -> None:
+    loads, load = [], ResNetModel.load
+    monkeypatch.setattr(ResNetModel, "load", lambda *given: loads.append(1) or load(*given))
+    path = file("{strategy: [{kind: flora}, {kind: fedavg}, {kind: ffa_lora}], lora.r: [2, 3], num_rounds: [2]}")
+    end = list(run(path, ["model.width=8"], tmp_path / "grid", inline=True))[-1]
+    assert len(loads) == 2, "one per rank"
+    alone = ["model.width=8", "num_rounds=2"]
+    for rank in (3, 2):
+        events = list(run(file("{seed: [0]}"), [*alone, f"lora.r={rank}"], tmp_path / str(rank), inline=True))
+        (entry,) = [e for e in end.summary["runs"] if f"fedavg,lora.r={rank}," in e["name"]]
+        assert events[-1].summary["runs"][0]["metrics"] == entry["metrics"]
 
 
 def test_the_view_tells_the_turns() -> None:

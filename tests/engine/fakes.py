@@ -245,6 +245,18 @@ class DiesLoading:
         return self.client()
 
 
+@dataclass(frozen=True)
+class NotesPid:
+    """A client that leaves a file named after the process it is made in."""
+
+    client: Callable[[], ClientActor]
+    folder: Path
+
+    def __call__(self) -> ClientActor:
+        (self.folder / str(os.getpid())).touch()
+        return self.client()
+
+
 def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
     """Fails when the condition does not become true in time."""
     end = time.monotonic() + timeout_s

@@ -27,7 +27,7 @@ import signal
 import sys
 from pathlib import Path
 from fedsim.engine.cluster import Cluster
-from fedsim.engine.remote import run_on_ray
+from fedsim.engine.remote import RemoteDriver
 from tests.engine import fakes
 from tests.engine.test_cluster import ACTORS
 
@@ -35,7 +35,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 plan, faults = fakes.plan(), Path(sys.argv[1])
 try:
     with Cluster(ACTORS, cohort=3) as cluster:
-        for event in run_on_ray(plan, fakes.make_client(plan, faults), cluster.wait(ACTORS, cohort=3)):
+        for event in RemoteDriver().events(plan, fakes.make_client(plan, faults), cluster.wait(ACTORS, cohort=3)):
             pass
 except KeyboardInterrupt:
     sys.exit(130)

@@ -17,7 +17,7 @@ from fedsim.core.events import BankDone, Finished, RoundRow, Served, Started
 from fedsim.engine.driver import Driver
 from fedsim.engine.plan import Plan
 from fedsim.engine.ray_pool import RayPool
-from fedsim.engine.remote import run_on_ray
+from fedsim.engine.remote import RemoteDriver
 from fedsim.engine.resources import Actors
 from tests.engine import fakes
 
@@ -73,10 +73,29 @@ def test_two_actors_give_the_same_bits_and_never_show_what_banks_keep(
 def test_a_driver_actor_with_one_client_gives_the_same_bits(
     plan: Plan, reference: list[object], ray_session: Actors
 ) -> None:
-    events = list(run_on_ray(plan, fakes.make_client(plan), replace(ray_session, num_actors=1)))
+    with closing(RemoteDriver()) as driver:
+        events = list(driver.events(plan, fakes.make_client(plan), replace(ray_session, num_actors=1)))
     assert_same_run(events, reference)
     assert isinstance(events[-1], Finished)
     assert sum(isinstance(event, BankDone) for event in events) == 2 * 3
+
+
+def test_the_actors_of_one_run_play_the_next_with_the_same_bits(
+    plan: Plan, reference: list[object], ray_session: Actors, tmp_path: Path
+) -> None:
+    other = fakes.plan(num_rounds=2)
+    two, one = ray_session, replace(ray_session, num_actors=1)
+    made = fakes.NotesPid(fakes.make_client(plan), tmp_path)
+    with closing(RemoteDriver()) as driver:
+        assert_same_run(list(driver.events(plan, made, two)), reference)
+        first = {file.name for file in tmp_path.iterdir()}
+        assert_same_run(
+            list(driver.events(other, fakes.NotesPid(fakes.make_client(other), tmp_path), one)),
+            list(fakes.inline(other)),
+        )
+        assert_same_run(list(driver.events(plan, made, two)), reference)
+    assert len(first) == 2
+    assert {file.name for file in tmp_path.iterdir()} == first, "no other process has made a client"
 
 
 def test_a_killed_actor_is_replaced_and_its_job_repeated(
@@ -138,7 +157,8 @@ def test_an_actor_that_dies_while_loading_is_replaced(ray_session: Actors, tmp_p
 def test_an_abandoned_run_leaves_no_actor(plan: Plan, ray_session: Actors, tmp_path: Path) -> None:
     for bank in fakes.BANKS:
         fakes.plant(tmp_path, 0, bank, "hang")
-    events = run_on_ray(plan, fakes.make_client(plan, tmp_path), replace(ray_session, num_actors=1))
+    driver = RemoteDriver()
+    events = driver.events(plan, fakes.make_client(plan, tmp_path), replace(ray_session, num_actors=1))
     assert isinstance(next(events), Started)
     fakes.wait_until((tmp_path / "pid").exists)
     client = psutil.Process(int((tmp_path / "pid").read_text()))
