@@ -176,7 +176,7 @@ def make_job(scenario: Scenario, material: Material, run_dir: str, exports: bool
             per_bank=scenario.evaluate.per_bank,
         ),
         curator=type(next(iter(mechanisms.values()))).curator(mechanisms),
-        notes=tuple(describe(list(mechanisms.values()))) if num_rounds else (),
+        notes=(*material.model.notes(), *describe(list(mechanisms.values()))) if num_rounds else (),
         exports=exports,
     )
     resources = scenario.resources

@@ -100,6 +100,10 @@ class BaseModel(ABC):
     def fingerprint(self) -> str:
         """Changes whenever ``encode`` might give other tokens: part of the cache key."""
 
+    def notes(self) -> list[str]:
+        """Sentences for the user that a run begins with."""
+        return []
+
     def check(self, lora: Lora, num_labels: int) -> None:
         """ModelError for what ``load`` would refuse, as far as that is seen without weights: before actors start."""
         return

@@ -27,7 +27,9 @@ class BaseConfig(PluginConfig):
     """Knobs that every language model has."""
 
     quant_bits: Literal[4, 8] | None = Field(None, description="4 (nf4) or 8 (int8) bits per base weight; null: none")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="type of the base's unquantised weights")
+    dtype: Literal["float32", "bfloat16", "auto"] = Field(
+        "float32", description="type of the base's unquantised weights; auto: bfloat16 where the hardware multiplies it"
+    )
     task: Task = Field("causal_lm", description="answer a prompt, or classify a text with a trained head")
     max_length: int = Field(512, ge=8, description="longest row, in tokens; longer prompts are cut")
 
@@ -41,6 +43,20 @@ class HuggingFace(BaseModel):
 
     config: Any
     device_map: ClassVar[dict[str, str]] = {"cpu": "cpu", "cuda": "cuda:0"}
+
+    def __init__(self, config: Any) -> None:
+        """``auto`` is decided here, where the run is built, so that all its actors decide alike."""
+        self.asked = config.dtype
+        if config.dtype == "auto":
+            config = config.model_copy(update={"dtype": "bfloat16" if multiplies_bfloat16() else "float32"})
+        super().__init__(config)
+
+    def notes(self) -> list[str]:
+        if self.asked == "auto":
+            return [f"Base model in {self.config.dtype} on this machine: another may give other digits."]
+        if self.config.dtype == "bfloat16" and not multiplies_bfloat16():
+            return ["This CPU emulates bfloat16, many times slower than float32: set model.dtype to auto or float32."]
+        return []
 
     @property
     def source(self) -> str:
@@ -201,6 +217,14 @@ class HuggingFace(BaseModel):
         folder.mkdir(parents=True, exist_ok=True)
         config.save_pretrained(str(folder))
         save_file({k: v.contiguous().clone() for k, v in tensors.items()}, str(folder / "adapter_model.safetensors"))
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether a GPU or this CPU (AVX512-BF16, AMX) multiplies bfloat16; other CPUs emulate it, at 1/50 of the speed."""
+    import torch
+
+    able = torch.cpu.get_capabilities()
+    return torch.cuda.is_available() or bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def package_folder(reference: str) -> str:

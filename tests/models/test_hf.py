@@ -8,6 +8,7 @@ from urllib.error import URLError
 
 import numpy as np
 import pytest
+import torch
 
 from fedsim.core.errors import ModelError
 from fedsim.core.rows import Corpus
@@ -23,6 +24,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def hf(folder: Path | str, **knobs: object) -> HuggingFace:
     return HuggingFace(HuggingFace.Config.model_validate({"id": str(folder), "max_length": 64, **knobs}))
+
+
+@pytest.mark.parametrize(
+    ("able", "asked", "dtype", "note"),
+    [
+        ("avx512_bf16", "auto", "bfloat16", "Base model in bfloat16 on this machine"),
+        ("amx_bf16", "bfloat16", "bfloat16", None),
+        ("avx2", "auto", "float32", "Base model in float32 on this machine"),
+        ("avx2", "bfloat16", "bfloat16", "This CPU emulates bfloat16"),
+        ("avx2", "float32", "float32", None),
+    ],
+)
+def test_auto_is_bfloat16_where_the_cpu_multiplies_it(folder, monkeypatch, able, asked, dtype, note) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {able: True})
+    model = hf(folder, dtype=asked)
+    assert model.config.dtype == dtype
+    assert [text[: len(note)] for text in model.notes()] == ([note] if note else [])
 
 
 def test_a_row_is_its_prompt_then_its_answer(folder) -> None:
