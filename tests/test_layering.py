@@ -16,7 +16,7 @@ ROOT = Path(fedsim.__file__).parent
 
 LAYERS = {
     "core": 0,
-    **dict.fromkeys(("codecs", "data", "models", "privacy", "records", "strategies"), 1),
+    **dict.fromkeys(("codecs", "data", "models", "privacy", "records", "secagg", "strategies"), 1),
     "train": 2,
     "engine": 3,
     "build": 4,
@@ -29,7 +29,7 @@ LAYERS = {
 OWNERS = {
     "accelerate": {"models"},
     "bitsandbytes": {"models"},
-    "cryptography": {"privacy"},
+    "cryptography": {"privacy", "secagg"},
     "dp_accounting": {"privacy"},
     "opacus": {"privacy"},
     "pandas": {"data", "records"},
