@@ -76,9 +76,7 @@ def _bank(mechanism: Mechanism) -> dict[str, Any]:
     tight = pld_epsilon([whole], terms.dp_delta).epsilon
     bought = None
     if terms.dp_epsilon is not None:
-        noise, rate = spend.noise_multiplier, spend.sample_rate
-        steps = steps_within(terms.dp_epsilon, terms.dp_delta, noise, rate, whole.num_steps, terms.accountant)
-        bought = steps // spend.num_steps
+        bought = steps_within(terms.dp_epsilon, terms.dp_delta, whole, terms.accountant) // spend.num_steps
     return {
         **told,
         "noise_multiplier": spend.noise_multiplier,  # as charged: deviation over sensitivity

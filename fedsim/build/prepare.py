@@ -220,6 +220,8 @@ def bank_plans(
         rate = train.sample_rate or 0.0
         size = rate * bank.num_examples if train.batch_size is None else train.batch_size * times
         size = min(size, bank.num_examples)
+        if train.sampling == "fixed":
+            size = max(1, round(size))
         steps = steps_of(train.local_steps, train.local_epochs, bank.num_examples, size)
         plans.append(
             BankPlan(
@@ -231,6 +233,7 @@ def bank_plans(
                 num_units=None if units is None else len(np.unique(units[bank.train])),
                 num_banks=len(banks),
                 bank_rate=scenario.client_fraction,
+                sampling=train.sampling,
             )
         )
     return plans

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fedsim.core.adapter import AdapterState, Tensors
+from fedsim.core.scenario import Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +57,15 @@ class TrainJob:
 
 @dataclass(frozen=True, slots=True)
 class Spend:
-    """Privacy paid by one bank in one round: ``num_steps`` Poisson-sampled Gaussian releases."""
+    """Privacy paid by one bank in one round: ``num_steps`` Gaussian releases over units that were sampled.
+
+    ``noise_multiplier`` is the noise's deviation over the distance that one protected unit can move a release.
+    """
 
     noise_multiplier: float
     sample_rate: float
     num_steps: int
+    sampling: Sampling = "poisson"
 
 
 @dataclass(frozen=True, slots=True)

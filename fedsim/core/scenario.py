@@ -19,6 +19,7 @@ from fedsim.core.metrics import Metric
 from fedsim.core.registry import Config
 
 Baseline = Literal["zero_shot", "local", "pooled"]
+Sampling = Literal["poisson", "fixed"]  # each unit by itself with the sampling rate; so many, without replacement
 T = TypeVar("T", bound=Hashable)
 
 # Knobs of these entries that name a file or folder; a scenario's identity does not depend on where these lie.
@@ -105,6 +106,10 @@ class Train(Section):
     )
     batch_size: int | None = Field(
         default=None, ge=1, validate_default=True, description="expected rows per step; instead of sample_rate"
+    )
+    sampling: Sampling = Field(
+        default="poisson",
+        description="poisson: every row by itself; fixed: exactly batch_size rows, which costs more epsilon",
     )
     optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="fresh state in every round")
     lr: float = Field(default=1e-3, gt=0, description="learning rate")

@@ -1,10 +1,12 @@
-"""How much privacy a bank has spent: epsilon at a delta, for steps of Poisson-sampled Gaussian noise.
+"""How much privacy a bank has spent: epsilon at a delta, for steps of Gaussian noise over sampled units.
 
-Each step releases sum(clipped row gradients) + N(0, (noise_multiplier C)^2) over a Poisson sample, so one row added or
-removed moves the sum by at most C (1607.00133). Two accountants, both upper bounds of the true epsilon:
+Each step releases a sum + N(0, s^2) over a sample, and one unit moves the sum by at most s / noise_multiplier
+(1607.00133). Two accountants, both upper bounds of the true epsilon:
 
-    rdp   Renyi DP of the sampled Gaussian (1908.10530) from Opacus; curves of steps add. Always available.
+    rdp   Renyi DP; curves of steps add. Always available. Poisson samples: 1908.10530, from Opacus. Samples of fixed
+          size without replacement: 1808.00087, Theorem 9.
     pld   privacy loss distributions from dp-accounting, rounded to the pessimistic side; tight, costs up to a second.
+          For Poisson samples and for none: no worst pair of data sets is known for samples of fixed size (2405.20769).
 
 Renyi curves become epsilon by the "new" rule, epsilon = min over orders of
 R(a) + log((a - 1) / a) - (log delta + log a) / (a - 1)   (2004.00010, Prop. 12; 1905.09982, Thm. 21).
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -25,6 +28,7 @@ import numpy as np
 
 from fedsim.core.errors import PrivacyConfigError, Problem
 from fedsim.core.messages import Spend
+from fedsim.core.scenario import Sampling
 from fedsim.privacy.base import Accountant
 
 # Opacus' own grid plus 11 and three large orders: without them no epsilon below 0.1 could be shown at delta 1e-5.
@@ -38,16 +42,16 @@ class Bound(NamedTuple):
     """An upper bound of epsilon and the accountant that it comes from."""
 
     epsilon: float
-    method: Accountant
+    method: Accountant | Literal["prv"]
 
 
 def merged(spends: Iterable[Spend]) -> tuple[Spend, ...]:
-    """Spends of the same noise and sampling rate as one, in sorted order; those without steps are left out."""
-    steps: dict[tuple[float, float], int] = {}
+    """Spends of the same noise and sampling as one, in sorted order; those without steps are left out."""
+    steps: dict[tuple[float, float, Sampling], int] = {}
     for spend in spends:
-        key = spend.noise_multiplier, spend.sample_rate
+        key = spend.noise_multiplier, spend.sample_rate, spend.sampling
         steps[key] = steps.get(key, 0) + spend.num_steps
-    return tuple(Spend(*key, number) for key, number in sorted(steps.items()) if number)
+    return tuple(Spend(noise, rate, number, how) for (noise, rate, how), number in sorted(steps.items()) if number)
 
 
 def rdp_epsilon(spends: Iterable[Spend], delta: float, conversion: Literal["new", "old"] = "new") -> float:
@@ -58,7 +62,7 @@ def rdp_epsilon(spends: Iterable[Spend], delta: float, conversion: Literal["new"
     orders = np.array(ORDERS)
     curve = np.zeros(len(orders))
     for spend in total:
-        curve += spend.num_steps * renyi_curve(spend.noise_multiplier, spend.sample_rate)
+        curve += spend.num_steps * renyi_curve(spend.noise_multiplier, spend.sample_rate, spend.sampling)
     if conversion == "old":
         curve += math.log(1 / delta) / (orders - 1)
     else:
@@ -67,12 +71,47 @@ def rdp_epsilon(spends: Iterable[Spend], delta: float, conversion: Literal["new"
 
 
 @lru_cache(maxsize=4096)
-def renyi_curve(noise_multiplier: float, sample_rate: float) -> np.ndarray:
+def renyi_curve(noise_multiplier: float, sample_rate: float, sampling: Sampling = "poisson") -> np.ndarray:
     """(len(ORDERS),) Renyi divergence of one step at each order."""
-    from opacus.accountants.analysis.rdp import compute_rdp
+    if sampling == "fixed":
+        curve = fixed_size_curve(noise_multiplier, sample_rate)
+    else:
+        from opacus.accountants.analysis.rdp import compute_rdp
 
-    curve = np.asarray(compute_rdp(q=sample_rate, noise_multiplier=noise_multiplier, steps=1, orders=list(ORDERS)))
+        curve = np.asarray(compute_rdp(q=sample_rate, noise_multiplier=noise_multiplier, steps=1, orders=list(ORDERS)))
     curve.setflags(write=False)  # it is shared by every caller
+    return curve
+
+
+def fixed_size_curve(noise_multiplier: float, sample_rate: float) -> np.ndarray:
+    """(len(ORDERS),) the same for a sample of fixed size without replacement; neighbours differ by one unit replaced.
+
+    With e(j) = j / (2 noise_multiplier^2): (a - 1) R(a) <= log(1 + q^2 C(a, 2) min(4 (exp e(2) - 1), 2 exp e(2))
+    + sum over j = 3..a of 2 q^j C(a, j) exp((j - 1) e(j))) at whole a (1808.00087, Theorem 9); (a - 1) R(a) is convex
+    in a, so a chord bounds it in between (Corollary 10). A sample is never worse than all units, R(a) <= e(a).
+    """
+    from scipy.special import binom, logsumexp
+
+    orders = np.array(ORDERS)
+    if noise_multiplier == 0:
+        return np.full(len(orders), np.inf)
+    each = 1 / (2 * noise_multiplier**2)
+
+    def scaled(order: int) -> float:
+        """(a - 1) R(a)."""
+        if order < 2:
+            return 0.0
+        j = np.arange(3, order + 1)
+        second = min(math.log(4) + math.log(-math.expm1(-2 * each)), math.log(2)) + 2 * each
+        terms = math.log(2) + j * math.log(sample_rate) + np.log(binom(order, j)) + (j - 1) * j * each
+        pairs = 2 * math.log(sample_rate) + math.log(binom(order, 2)) + second
+        return float(logsumexp([0.0, pairs, *terms]))
+
+    below, above = np.floor(orders).astype(int), np.ceil(orders).astype(int)
+    at = {order: scaled(order) for order in sorted({*below.tolist(), *above.tolist()})}
+    share = orders - below
+    chord = np.array([at[order] for order in below]) * (1 - share) + np.array([at[order] for order in above]) * share
+    curve: np.ndarray = np.minimum(chord / (orders - 1), orders * each)
     return curve
 
 
@@ -88,7 +127,8 @@ def pld_epsilon(spends: Iterable[Spend], delta: float) -> Bound:
 @lru_cache(maxsize=4096)
 def _pld_epsilon(total: tuple[Spend, ...], delta: float) -> Bound:
     fallback = Bound(rdp_epsilon(total, delta), "rdp")
-    if not 0 < fallback.epsilon <= PLD_CEILING:
+    unknown = any(spend.sampling == "fixed" and spend.sample_rate < 1 for spend in total)
+    if unknown or not 0 < fallback.epsilon <= PLD_CEILING:
         return fallback
 
     from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
@@ -115,23 +155,21 @@ def fits(spends: Iterable[Spend], epsilon: float, delta: float, accountant: Acco
 
 
 @lru_cache(maxsize=4096)
-def calibrate(
-    epsilon: float, delta: float, sample_rate: float, num_steps: int, accountant: Accountant = "rdp"
-) -> float:
-    """The least noise multiplier that keeps ``num_steps`` steps within ``epsilon``, rounded up by at most 0.05 %.
+def calibrate(epsilon: float, delta: float, spend: Spend, accountant: Accountant = "rdp") -> float:
+    """The least noise multiplier with which ``spend`` stays within ``epsilon``, rounded up by at most 0.05 %.
 
     Never too little: the value returned was itself accounted and fits. Never below 1/64, however large the epsilon.
     PrivacyConfigError when a noise multiplier of 1024 is not enough.
     """
 
     def enough(noise: float) -> bool:
-        return fits((Spend(noise, sample_rate, num_steps),), epsilon, delta, accountant)
+        return fits((replace(spend, noise_multiplier=noise),), epsilon, delta, accountant)
 
     high = 1.0
     while not enough(high):
         if high >= MAX_NOISE:
-            spend = Spend(high, sample_rate, num_steps)
-            raise PrivacyConfigError([_out_of_reach(epsilon, bound_of([spend], delta, accountant), delta, spend)])
+            most = replace(spend, noise_multiplier=high)
+            raise PrivacyConfigError([_out_of_reach(epsilon, bound_of([most], delta, accountant), delta, most)])
         high *= 2
     low = high / 2
     while enough(low):
@@ -163,15 +201,6 @@ def largest(limit: int, holds: Callable[[int], bool]) -> int:
 
 
 @lru_cache(maxsize=4096)
-def steps_within(
-    epsilon: float,
-    delta: float,
-    noise_multiplier: float,
-    sample_rate: float,
-    max_steps: int,
-    accountant: Accountant = "rdp",
-) -> int:
-    """How many of ``max_steps`` steps a budget of ``epsilon`` buys."""
-    return largest(
-        max_steps, lambda steps: fits((Spend(noise_multiplier, sample_rate, steps),), epsilon, delta, accountant)
-    )
+def steps_within(epsilon: float, delta: float, spend: Spend, accountant: Accountant = "rdp") -> int:
+    """How many of the steps of ``spend`` a budget of ``epsilon`` buys."""
+    return largest(spend.num_steps, lambda steps: fits((replace(spend, num_steps=steps),), epsilon, delta, accountant))

@@ -28,6 +28,7 @@ from fedsim.core.adapter import Tensors
 from fedsim.core.errors import SecurityError
 from fedsim.core.messages import Exchange, Spend, TrainJob
 from fedsim.core.registry import Config, NoKnobs
+from fedsim.core.scenario import Sampling
 from fedsim.privacy.sources import Keyed, RunKey, Seeded, Source
 
 Accountant = Literal["pld", "rdp"]
@@ -59,12 +60,13 @@ class BankPlan:
 
     name: str
     num_examples: int  # n_k
-    batch_size: float  # expected Poisson batch, q n_k
+    batch_size: float  # expected batch, q n_k; a whole number where sampling is fixed
     steps_per_round: int
     num_rounds: int  # rounds in which the bank may take part at most
     num_units: int | None = None  # customers at the bank; None when rows have no unit column
     num_banks: int = 1
     bank_rate: float = 1.0  # share of the banks that takes part in a round
+    sampling: Sampling = "poisson"  # of rows in a step
 
     @property
     def sample_rate(self) -> float:

@@ -1,10 +1,11 @@
 """Bank-level central DP, DP-FedAvg (McMahan et al., 1710.06963, Algorithm 1): the server is trusted and adds the noise.
 
-Per round: banks are drawn independently with probability q = client_fraction (all of them for 1); each clips its whole
-update to C = ``max_update_norm``, and the server again, since a codec may lengthen it; then
-mean = (sum of clipped updates + N(0, (noise_multiplier C)^2)) / (q K), and the method sees this mean alone. Protected
-is all that a bank holds against everybody but the server, in particular against the other banks. Neighbours are two
-sets of banks that differ by one bank taken away.
+Per round: banks are drawn independently with probability q = client_fraction (all of them for 1), or, with ``cohort:
+fixed``, round(q K) of them without replacement; each clips its whole update to C = ``max_update_norm``, and the server
+again, since a codec may lengthen it; then mean = (sum of clipped updates + N(0, (noise_multiplier C)^2)) / (q K), and
+the method sees this mean alone. Protected is all that a bank holds against everybody but the server, in particular
+against the other banks. Neighbours are two sets of banks that differ by one bank taken away; with cohorts of fixed
+size, whose analysis (1808.00087) knows no other, by one bank replaced by another, which moves the sum by up to 2 C.
 
 Laws:
     banks weigh the same whatever their number of rows: a weight n_k / n would let one bank move the mean by more
@@ -19,14 +20,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from pydantic import Field
 
 from fedsim.core.adapter import Tensors, flatten, unflatten
 from fedsim.core.messages import Exchange, Spend
+from fedsim.core.scenario import Sampling
 from fedsim.privacy.base import BankPlan, Curator, Mechanism
-from fedsim.privacy.gaussian import Gaussian, GaussianTerms, clipped_update
+from fedsim.privacy.gaussian import Gaussian, GaussianTerms, Part, clipped_update
 from fedsim.privacy.sources import Keyed, Seeded, Source
 
 
@@ -40,6 +43,9 @@ class DPBankCentral(Gaussian):
 
     class Config(GaussianTerms):
         max_update_norm: float = Field(1.0, gt=0, description="L2 norm of an update that enters the mean")
+        cohort: Sampling = Field(
+            "poisson", description="poisson: every bank by itself; fixed: so many banks, at the price of more noise"
+        )
 
     config: Config
 
@@ -48,8 +54,10 @@ class DPBankCentral(Gaussian):
         return self.config.max_update_norm
 
     @classmethod
-    def rate(cls, plan: BankPlan) -> float:
-        return plan.bank_rate
+    def part(cls, config: Any, plan: BankPlan) -> Part:
+        if getattr(config, "cohort", "poisson") == "fixed":
+            return Part(2.0, fixed_size(plan) / plan.num_banks, "fixed")
+        return Part(1.0, plan.bank_rate)
 
     @classmethod
     def curator(cls, mechanisms: Mapping[str, Mechanism]) -> Curator:
@@ -62,17 +70,26 @@ class DPBankCentral(Gaussian):
         return clipped_update(delta, self.bound)
 
 
+def fixed_size(plan: BankPlan) -> int:
+    """Banks in a round of fixed size."""
+    return max(1, round(plan.bank_rate * plan.num_banks))
+
+
 class BankCurator(Curator):
     """All banks have the same noise and rate, so one bank's mechanism stands for all."""
 
     def __init__(self, mechanism: DPBankCentral) -> None:
         self.mechanism = mechanism
-        self.expected_banks = mechanism.plan.bank_rate * mechanism.plan.num_banks
+        self.part = mechanism.part(mechanism.config, mechanism.plan)
+        self.expected_banks = self.part.sample_rate * mechanism.plan.num_banks
 
     def cohort(self, banks: Sequence[str], seed: int, round_: int) -> list[str]:
-        key, rate = self.mechanism.key, self.mechanism.plan.bank_rate
+        key = self.mechanism.key
         source: Source = Seeded(seed, "cohort", round_) if key is None else Keyed(key, "cohort", round_)
-        return [bank for bank, draw in zip(banks, source.uniform(len(banks)), strict=True) if draw < rate]
+        draws = source.uniform(len(banks))
+        if self.part.sampling == "fixed":
+            return [banks[index] for index in sorted(draws.argsort()[: fixed_size(self.mechanism.plan)])]
+        return [bank for bank, draw in zip(banks, draws, strict=True) if draw < self.part.sample_rate]
 
     def release(self, exchanges: Sequence[Exchange], blank: Exchange, slots: Tensors) -> tuple[Exchange, Tensors]:
         noise = self.mechanism.noise_multiplier

@@ -6,6 +6,10 @@ too; the sum is divided by the expected batch size. What follows (optimizer, cod
 Protected is one row of one bank, against everybody outside that bank; a bank's number of rows is public. Neighbours are
 two data sets of one bank that differ by one row added or removed.
 
+With ``train: {sampling: fixed}`` a step has exactly ``batch_size`` rows, drawn without replacement. Neighbours then
+differ by one row replaced by another, which moves the sum by up to 2 C, and the analysis is that of 1808.00087: the
+same noise has a larger epsilon. Batches of fixed size accounted as Poisson are the field's commonest error.
+
 Laws:
     one clipped row has a norm of at most C (1 + 1e-6), and a row whose norm is not finite contributes nothing
     the noise depends on its source alone: never on the rows, their number or their order

@@ -43,4 +43,6 @@ class DPSGDCustomer(DPSGD):
     def problems(cls, config: GaussianTerms, plans: Sequence[BankPlan]) -> list[str]:
         if any(plan.num_units is None for plan in plans):
             return ["rows do not say whose they are; name the customers' column in data, e.g. unit: client_id"]
+        if any(plan.sampling == "fixed" for plan in plans):
+            return ["customers are drawn by Poisson sampling only; set train.sampling: poisson"]
         return super().problems(config, plans)

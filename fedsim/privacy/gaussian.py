@@ -2,13 +2,15 @@
 
 Law: the accountant is charged the deviation of the noise over the distance that one protected unit can move a release.
 With N(0, (noise_multiplier bound)^2) on something that moves by at most ``sensitivity`` bounds, that is
-noise_multiplier / sensitivity; the sampling rate is charged only where ``sampled`` says that the unit was sampled.
+noise_multiplier / sensitivity; a sampling rate below 1 is charged only where the unit itself was sampled, and with the
+way in which it was. Sampling a fixed number without replacement has neighbours that differ by one unit replaced by
+another, which moves a release twice as far as one that is added or removed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -16,6 +18,7 @@ from torch import Tensor
 from fedsim.core.adapter import Tensors, flatten, norm, unflatten
 from fedsim.core.errors import PrivacyConfigError
 from fedsim.core.messages import Spend
+from fedsim.core.scenario import Sampling
 from fedsim.privacy.accounting import calibrate
 from fedsim.privacy.base import BankPlan, Mechanism, Terms
 from fedsim.privacy.planning import delta_problems
@@ -37,17 +40,30 @@ class GaussianTerms(Terms):
         return self
 
 
+class Part(NamedTuple):
+    """One unit's part in a release: how far it moves it, in clipping bounds, and how it was sampled."""
+
+    sensitivity: float
+    sample_rate: float = 1.0
+    sampling: Sampling = "poisson"
+
+
 class Gaussian(Mechanism):
     """``noise_multiplier`` is the deviation of the noise over the clipping bound, whatever is charged for it."""
 
-    sensitivity: ClassVar[float] = 1.0  # how far one unit moves a release, in clipping bounds
-    sampled: ClassVar[bool] = False  # each unit takes part in a step with the plan's sampling rate, independently
+    sensitivity: ClassVar[float] = 1.0  # how far one unit more or less moves a release, in clipping bounds
+    sampled: ClassVar[bool] = False  # the unit is what the plan samples in every step
 
     config: GaussianTerms
 
     def __init__(self, config: GaussianTerms, plan: BankPlan) -> None:
         super().__init__(config, plan)
         self.noise_multiplier = self.noise_for(config, plan)
+
+    @property
+    def noise_deviation(self) -> float:
+        """Of each released value."""
+        return self.noise_multiplier * self.bound
 
     @property
     def bound(self) -> float:
@@ -72,14 +88,17 @@ class Gaussian(Mechanism):
             return config.noise_multiplier
         if config.dp_epsilon is None:
             raise ValueError("neither noise_multiplier nor dp_epsilon")
-        releases = cls.releases(plan.steps_per_round) * plan.num_rounds
-        rate = cls.rate(plan)
-        return cls.sensitivity * calibrate(config.dp_epsilon, config.dp_delta, rate, releases, config.accountant)
+        releases, part = cls.releases(plan.steps_per_round) * plan.num_rounds, cls.part(config, plan)
+        charged = Spend(1.0, part.sample_rate, releases, part.sampling)
+        return part.sensitivity * calibrate(config.dp_epsilon, config.dp_delta, charged, config.accountant)
 
     @classmethod
-    def rate(cls, plan: BankPlan) -> float:
-        """The sampling rate that may be charged."""
-        return plan.sample_rate if cls.sampled else 1.0
+    def part(cls, config: Any, plan: BankPlan) -> Part:
+        """What is charged for a release, beside the noise."""
+        if not cls.sampled:
+            return Part(cls.sensitivity)
+        replaced = 2 if plan.sampling == "fixed" else 1
+        return Part(replaced * cls.sensitivity, plan.sample_rate, plan.sampling)
 
     @classmethod
     def releases(cls, num_steps: int) -> int:
@@ -88,10 +107,12 @@ class Gaussian(Mechanism):
 
     def gaussian(self, numel: int, source: Source) -> Tensor:
         """(numel,) float32 N(0, (noise_multiplier bound)^2), whatever its unit is."""
-        return (source.normal(numel) * (self.noise_multiplier * self.bound)).float()
+        return (source.normal(numel) * self.noise_deviation).float()
 
     def spend(self, num_steps: int) -> Spend:
-        return Spend(self.noise_multiplier / self.sensitivity, self.rate(self.plan), self.releases(num_steps))
+        part = self.part(self.config, self.plan)
+        noise = self.noise_multiplier / part.sensitivity
+        return Spend(noise, part.sample_rate, self.releases(num_steps), part.sampling)
 
 
 def clipped(norms: Tensor, bound: float) -> Tensor:

@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError
 from fedsim.core.errors import CheckpointError
 from fedsim.core.messages import Spend
 from fedsim.core.registry import Config
+from fedsim.core.scenario import Sampling
 from fedsim.privacy.accounting import Bound, bound_of, fits, largest, merged, pld_epsilon
 from fedsim.privacy.base import Accountant
 
@@ -29,12 +30,13 @@ class Entry(Config):
     noise_multiplier: float | None = Field(None, ge=0)
     sample_rate: float = Field(1.0, gt=0, le=1)
     num_steps: int = Field(0, ge=0)
+    sampling: Sampling = "poisson"
 
     @property
     def spend(self) -> Spend | None:
         if self.noise_multiplier is None:
             return None
-        return Spend(self.noise_multiplier, self.sample_rate, self.num_steps)
+        return Spend(self.noise_multiplier, self.sample_rate, self.num_steps, self.sampling)
 
 
 class Ledger:
@@ -58,7 +60,7 @@ class Ledger:
             self._spent[entry.bank] = merged([*self.spent(entry.bank), entry.spend])
 
     def spent(self, bank: str) -> list[Spend]:
-        """All that the bank was charged, spends of the same noise and sampling rate as one."""
+        """All that the bank was charged, spends of the same noise and sampling as one."""
         return list(self._spent.get(bank, ()))
 
     def epsilon(self, bank: str) -> float:

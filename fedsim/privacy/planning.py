@@ -69,7 +69,7 @@ def _sentence(mechanism: Mechanism) -> str | None:
     if terms.dp_epsilon is None:
         return f"noise_multiplier {noise:.4g} over {plan.num_rounds} rounds ends {where} with {epsilon}"
     budget = f"dp_epsilon {terms.dp_epsilon:g} at noise_multiplier {noise:.4g} buys"
-    bought = steps_within(terms.dp_epsilon, terms.dp_delta, noise, rate, end.num_steps, terms.accountant)
+    bought = steps_within(terms.dp_epsilon, terms.dp_delta, end, terms.accountant)
     if bought < end.num_steps:
         return f"{budget} {bought // spend.num_steps} of {plan.num_rounds} rounds {where}"
     return f"{budget} all {plan.num_rounds} rounds {where}, which ends with {epsilon}"

@@ -32,7 +32,7 @@ def check_noise(noise: Tensor, mechanism: Mechanism) -> None:
     spend = mechanism.spend(1)
     if spend is None or not isinstance(mechanism, Gaussian) or noise.numel() < 100:
         return
-    promised = spend.noise_multiplier * mechanism.sensitivity * mechanism.bound
+    promised = spend.noise_multiplier * mechanism.part(mechanism.config, mechanism.plan).sensitivity * mechanism.bound
     measured = float(noise.double().std())
     if abs(measured - promised) > 6 * promised / math.sqrt(2 * noise.numel()):
         raise FedsimError(f"noise of bank {mechanism.plan.name!r} has deviation {measured:g}, promised {promised:g}")

@@ -1,4 +1,4 @@
-"""Which of a bank's rows take part in a local step: Poisson sampling, the sampling that the accountant assumes."""
+"""Which of a bank's rows take part in a local step, drawn as the accountant is told: Poisson, or a fixed number."""
 
 from __future__ import annotations
 
@@ -28,6 +28,12 @@ class Drawn:
 def poisson_rows(rows: np.ndarray, rate: float, source: Source) -> Drawn:
     """Each row independently with probability ``rate``; the batch may be empty. (1607.00133, Algorithm 1)"""
     return Drawn.of_rows(rows[source.uniform(len(rows)) < rate])
+
+
+def fixed_rows(rows: np.ndarray, size: int, source: Source) -> Drawn:
+    """``size`` rows without replacement, every subset alike; all of them where there are no more. In row order."""
+    keys = source.uniform(len(rows))
+    return Drawn.of_rows(rows[np.sort(np.argsort(keys, kind="stable")[:size])])
 
 
 def poisson_units(rows: np.ndarray, units: np.ndarray, rate: float, most: int, source: Source) -> Drawn:

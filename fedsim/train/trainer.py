@@ -2,7 +2,7 @@
 
 A local step of a cohort, in order:
 
-    poisson batch of each bank -> one pass through the shared base -> weighted (clipped) sums of row gradients
+    sampled batch of each bank -> one pass through the shared base -> weighted (clipped) sums of row gradients
     -> noise (on an empty batch too) -> divide by the EXPECTED batch size -> the method's correction -> optimizer
 
 With customers as the unit, read customer for row; a bank-level mechanism acts once, on the finished update.
@@ -33,7 +33,7 @@ from fedsim.train.checks import check_moved, check_noise
 from fedsim.train.cohort import CohortState
 from fedsim.train.gradients import Gradients, Tally, row_norms
 from fedsim.train.optimizers import learning_rate, make_optimizer
-from fedsim.train.sampling import Drawn, poisson_rows, poisson_units
+from fedsim.train.sampling import Drawn, fixed_rows, poisson_rows, poisson_units
 from fedsim.train.values import EvalJob, Scores, Trained
 
 NOTHING = np.zeros(0, dtype=np.int64)
@@ -121,11 +121,13 @@ class Trainer:
         return scales.repeat_interleave(torch.tensor(sizes)).to(state.device)
 
     def _batch(self, context: LocalContext, mechanism: Mechanism, step: int) -> Drawn:
-        rows, rate = self.local.banks[context.job.bank].train, mechanism.plan.sample_rate
+        rows, plan = self.local.banks[context.job.bank].train, mechanism.plan
         source = mechanism.source(context.job, "batch", step)
+        if plan.sampling == "fixed":
+            return fixed_rows(rows, round(plan.batch_size), source)
         if mechanism.rows_per_unit is None or self.local.units is None:
-            return poisson_rows(rows, rate, source)
-        return poisson_units(rows, self.local.units[rows], rate, mechanism.rows_per_unit, source)
+            return poisson_rows(rows, plan.sample_rate, source)
+        return poisson_units(rows, self.local.units[rows], plan.sample_rate, mechanism.rows_per_unit, source)
 
     def _privatise(self, grads: Tensor, state: CohortState, bank: int, mechanism: Mechanism, source: Source) -> None:
         """Clip (where the batch is clipped) and noise one bank's summed gradient, in place."""

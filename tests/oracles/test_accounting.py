@@ -12,6 +12,7 @@ from scipy.special import logsumexp
 
 from fedsim.core.messages import Spend
 from fedsim.privacy.accounting import ORDERS, pld_epsilon, rdp_epsilon, renyi_curve
+from fedsim.privacy.prv import prv_epsilon, prv_of
 
 RUNS = [
     [Spend(1.0, 0.016, 200)],
@@ -62,3 +63,41 @@ def test_renyi_curve_is_the_integral(rate, noise) -> None:
         log_ratio = np.logaddexp(keep, math.log(rate) + (2 * x - 1) / (2 * noise**2))
         expected = (logsumexp(log_density + order * log_ratio) + math.log(x[1] - x[0])) / (order - 1)
         assert curve[ORDERS.index(order)] == pytest.approx(expected, rel=1e-6, abs=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("size", "batch", "noise", "steps", "looser"),
+    [(2000, 32, 1.0, 200, 1.0), (2000, 32, 0.5, 200, 1.0), (100, 10, 0.7, 30, 1.0), (500, 50, 3.0, 100, 1.3)],
+)
+def test_fixed_samples_are_not_below_dp_accounting_and_mostly_equal(size, batch, noise, steps, looser) -> None:
+    """dp-accounting tightens the theorem by forward differences, which tells for large noise and rates."""
+    accountant = RdpAccountant([order for order in ORDERS if order <= 256], dp.NeighboringRelation.REPLACE_ONE)
+    step = dp.SampledWithoutReplacementDpEvent(size, batch, dp.GaussianDpEvent(noise))
+    accountant.compose(dp.SelfComposedDpEvent(step, steps))
+    theirs, ours = accountant.get_epsilon(1e-5), rdp_epsilon([Spend(noise, batch / size, steps, "fixed")], 1e-5)
+    assert theirs * (1 - 1e-9) <= ours <= looser * theirs * (1 + 1e-6)
+
+
+def test_prv_agrees_with_pld() -> None:
+    """Three codes, two theories: what Opacus computes in a process of its own, here in this one."""
+    asked = {"history": [(1.5, 0.04, 2249)], "delta": 1e-5}
+    assert prv_of(asked) == pytest.approx(6.777395712, rel=1e-3)  # published
+    for spend in (Spend(1.0, 0.016, 200), Spend(2.5, 0.3, 40)):
+        prv = prv_of({"history": [(spend.noise_multiplier, spend.sample_rate, spend.num_steps)], "delta": 1e-5})
+        assert prv == pytest.approx(pld_epsilon([spend], 1e-5).epsilon, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("spend", "limit_s"), [(Spend(1.0, 0.016, 200), 1e-3), (Spend(1.0, 0.016, 200, "fixed"), 30), (Spend(0, 1, 1), 30)]
+)
+def test_prv_that_gives_noprv_of_in_time_is_the_rdp_bound_under_its_own_name(spend, limit_s) -> None:
+    assert prv_epsilon([spend], 1e-5, limit_s) == (rdp_epsilon([spend], 1e-5), "rdp")
+
+
+def test_prv_that_fails_is_the_rdp_bound(monkeypatch) -> None:
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    assert prv_epsilon([Spend(1.0, 0.016, 200)], 1e-5) == (rdp_epsilon([Spend(1.0, 0.016, 200)], 1e-5), "rdp")
+
+
+def test_prv_answers_from_a_process_of_its_own() -> None:
+    assert prv_epsilon([Spend(1.0, 0.016, 200)], 1e-5, 240).method == "prv"

@@ -12,11 +12,13 @@ from fedsim.core.errors import PrivacyConfigError
 from fedsim.core.messages import Spend
 from fedsim.privacy.accounting import (
     MIN_NOISE,
+    ORDERS,
     calibrate,
     fits,
     merged,
     pld_epsilon,
     rdp_epsilon,
+    renyi_curve,
     steps_within,
 )
 
@@ -37,6 +39,9 @@ GOLDEN = {
     "bank of 5000 rows, batch 2": (4e-4, 1, 200, 1e-5, 0.8228, 0.56041, 0.0253),
     "half the banks": (0.5, 1, 10, 1e-5, 12.73, 11.54, 10.46),
     "all banks": (1, 1, 10, 1e-5, 20.18, 19.05, 17.857),
+    "TF-privacy statement, two whole passes": (1, 0.7, 2, 1e-5, None, 10.8602036, 10.1225),
+    "TF-privacy statement, Poisson": (0.01, 0.7, 120, 1e-5, None, 3.2392676, 2.46128),
+    "TF-privacy statement, micro-batched": (0.01, 0.35, 120, 1e-5, None, 22.597, 18.698),
 }
 
 RANDOM = settings(deadline=None, derandomize=True, max_examples=10)
@@ -91,6 +96,12 @@ def test_rdp_of_one_gaussian() -> None:
     assert rdp_epsilon([Spend(4.530877117, 1.0, 1)], 1e-6) == pytest.approx(1.0, rel=1e-5)
 
 
+def test_renyi_curve_golden_values() -> None:
+    values = {2.5: 1.08549e-3, 5: 2.18076e-3, 50: 2.38460e-2}
+    for order, expected in values.items():
+        assert 50 * renyi_curve(2.5, 0.01)[ORDERS.index(order)] == pytest.approx(expected, rel=1e-4)
+
+
 @given(NOISE, RATE, STEPS, DELTA)
 @RANDOM
 def test_pld_is_not_above_new_rdp_nor_new_above_old(noise, rate, steps, delta) -> None:
@@ -142,39 +153,40 @@ def test_tiny_noise_falls_back_to_rdp_and_says_so(spend) -> None:
         ("rdp", 8, 0.016, 200, 0.5830),
         ("rdp", 1, 0.004, 1000, 1.0242),
         ("rdp", 6, 0.004, 1000, 0.5520),
+        ("rdp", 8, 0.04, 2000, 1.3562),  # Opacus' unit test
         ("pld", 3, 0.016, 200, 0.770),
         ("pld", 6, 0.004, 1000, 0.519),
     ],
 )
 def test_calibration_golden_values(accountant, epsilon, rate, steps, noise) -> None:
-    assert calibrate(epsilon, 1e-5, rate, steps, accountant) == pytest.approx(noise, rel=2e-3)
+    assert calibrate(epsilon, 1e-5, Spend(1.0, rate, steps), accountant) == pytest.approx(noise, rel=2e-3)
 
 
 @given(st.floats(0.2, 20), st.floats(1e-4, 0.05), st.integers(1, 2000), DELTA)
 @settings(RANDOM, max_examples=5)
 def test_calibration_never_gives_too_little_noise_and_hardly_too_much(epsilon, rate, steps, delta) -> None:
-    noise = calibrate(epsilon, delta, rate, steps)
+    noise = calibrate(epsilon, delta, Spend(1.0, rate, steps))
     assert rdp_epsilon([Spend(noise, rate, steps)], delta) <= epsilon
     assert rdp_epsilon([Spend(noise / 1.001, rate, steps)], delta) > epsilon
 
 
 @pytest.mark.parametrize(("epsilon", "rate", "steps"), [(0.5, 0.01, 40), (4.0, 1.0, 300)])
 def test_calibration_by_pld_fits_and_needs_no_more_noise_than_by_rdp(epsilon, rate, steps) -> None:
-    noise = calibrate(epsilon, 1e-5, rate, steps, "pld")
+    noise = calibrate(epsilon, 1e-5, Spend(1.0, rate, steps), "pld")
     assert pld_epsilon([Spend(noise, rate, steps)], 1e-5).epsilon <= epsilon
-    assert noise <= calibrate(epsilon, 1e-5, rate, steps, "rdp")
+    assert noise <= calibrate(epsilon, 1e-5, Spend(1.0, rate, steps), "rdp")
 
 
 def test_accounting_a_given_noise_and_calibrating_to_the_result_are_inverse() -> None:
     for noise in (0.6, 3.0):
         epsilon = rdp_epsilon([Spend(noise, 0.05, 300)], 1e-6)
-        assert calibrate(epsilon, 1e-6, 0.05, 300) == pytest.approx(noise, rel=1e-3)
+        assert calibrate(epsilon, 1e-6, Spend(1.0, 0.05, 300)) == pytest.approx(noise, rel=1e-3)
 
 
 def test_calibration_at_both_ends() -> None:
-    assert calibrate(1e9, 1e-5, 0.01, 10) == MIN_NOISE
+    assert calibrate(1e9, 1e-5, Spend(1.0, 0.01, 10)) == MIN_NOISE
     with pytest.raises(PrivacyConfigError, match=r"0\.001 is out of reach: noise_multiplier 1024 still spends 0\.0"):
-        calibrate(0.001, 1e-5, 1.0, 20)
+        calibrate(0.001, 1e-5, Spend(1.0, 1.0, 20))
 
 
 @pytest.mark.parametrize("accountant", ["rdp", "pld"])
@@ -182,9 +194,9 @@ def test_steps_within_is_the_last_that_fits(accountant) -> None:
     def holds(steps: int) -> bool:
         return fits([Spend(1.0, 0.02, steps)], 1.5, 1e-5, accountant)
 
-    bought = steps_within(1.5, 1e-5, 1.0, 0.02, 250, accountant)
+    bought = steps_within(1.5, 1e-5, Spend(1.0, 0.02, 250), accountant)
     assert holds(bought)
     assert not holds(bought + 1)
     assert bought < 250
-    assert steps_within(1.5, 1e-5, 1.0, 0.02, bought - 5, accountant) == bought - 5
-    assert steps_within(1.5, 1e-5, 0.0, 0.02, 250, accountant) == 0
+    assert steps_within(1.5, 1e-5, Spend(1.0, 0.02, bought - 5), accountant) == bought - 5
+    assert steps_within(1.5, 1e-5, Spend(0.0, 0.02, 250), accountant) == 0

@@ -60,7 +60,7 @@ def test_the_cap_stops_before_it_is_exceeded(accountant) -> None:
         ledger.charge(rounds, "a", ROUND)
         rounds += 1
         assert ledger.epsilon("a") <= cap
-    assert rounds == promised == steps_within(cap, 1e-5, 1.0, 0.02, 600, accountant) // 20
+    assert rounds == promised == steps_within(cap, 1e-5, Spend(1.0, 0.02, 600), accountant) // 20
     assert 0 < rounds < 30
     assert ledger.rounds_within("a", ROUND, cap, 30) == 0
     ledger.charge(rounds, "a", ROUND)
