@@ -20,7 +20,8 @@ MAX_LABELS = 4  # of which every one has a column; of more, only the most freque
 
 def inspect(path: Path, overrides: Sequence[str] = ()) -> dict[str, Split]:
     """The splits of a scenario file by name: one, or those in which the runs of its ``vary`` differ."""
-    from fedsim.build.prepare import divide, load_corpus
+    from fedsim.build.prepare import load_corpus
+    from fedsim.build.split import divide
 
     runs = load_grid(path, overrides)
     telling = [key for key in runs[0].settings if key.partition(".")[0] in ("data", "partition", "seed")]

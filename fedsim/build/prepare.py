@@ -12,14 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
+from fedsim.build.split import divide
 from fedsim.codecs import CODECS, Codec, Sparsifier, pipeline
 from fedsim.core import seeds
-from fedsim.core.errors import DataError, PrivacyConfigError, Problem, ScenarioError, blaming
+from fedsim.core.errors import PrivacyConfigError, Problem, ScenarioError, blaming
 from fedsim.core.messages import BankInfo
 from fedsim.core.metrics import METRICS, metric_names, task_of
 from fedsim.core.rows import BankRows, Corpus, Rows
 from fedsim.core.scenario import Plugin, Scenario
-from fedsim.data import PARTITIONERS, SOURCES, loan_book, split_banks
+from fedsim.data import SOURCES, loan_book
 from fedsim.engine.actor import ClientActor
 from fedsim.engine.plan import Evaluation, Plan
 from fedsim.engine.resources import Actors
@@ -93,16 +94,6 @@ def check_metrics(scenario: Scenario, corpus: Corpus) -> None:
 def share_out(scenario: Scenario, encoded: Encoded) -> Material:
     """Give the rows to banks."""
     return Material(encoded.corpus, divide(scenario, encoded.corpus), encoded.model, encoded.rows)
-
-
-def divide(scenario: Scenario, corpus: Corpus) -> tuple[BankRows, ...]:
-    """The banks of a run: DataError when they cannot train or cannot be tested."""
-    partitioner = PARTITIONERS.create(scenario.partition.kind, scenario.partition.knobs)
-    with blaming("partition"):
-        banks = split_banks(corpus, partitioner, scenario.seed)
-    if not any(len(bank.test) for bank in banks):
-        raise DataError("no bank has a test row; add test, e.g. test: {fraction: 0.2}", "data")
-    return banks
 
 
 def check_model(scenario: Scenario, material: Material) -> None:

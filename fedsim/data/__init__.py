@@ -14,6 +14,7 @@ from fedsim.data.npz import Npz
 from fedsim.data.partitioners.by_column import ByColumn
 from fedsim.data.partitioners.by_length import ByLength
 from fedsim.data.partitioners.by_time import ByTime
+from fedsim.data.partitioners.by_topic import ByTopic
 from fedsim.data.partitioners.continuous import Continuous
 from fedsim.data.partitioners.dirichlet import Dirichlet
 from fedsim.data.partitioners.distribution import Distribution
@@ -51,6 +52,7 @@ PARTITIONERS: Registry[Partitioner] = Registry(
         "by_column": ByColumn,
         "by_length": ByLength,
         "by_time": ByTime,
+        "by_topic": ByTopic,
         "continuous": Continuous,
         "dirichlet": Dirichlet,
         "distribution": Distribution,

@@ -19,7 +19,8 @@ from fedsim.core.errors import DataError
 from fedsim.core.registry import NoKnobs
 from fedsim.core.rows import Corpus
 
-Columns = Mapping[str, np.ndarray]  # each (n,): numbers, or objects with None or NaN where the file has nothing
+Columns = Mapping[str, np.ndarray]  # each (n,): numbers, or objects with None or NaN where the file has nothing;
+#                                      "embedding" is (n, d) float32
 Split = dict[str, np.ndarray]  # bank name -> its rows; the order of the banks is the order of the run
 
 # Knobs that many partitioners share. The examples are what the contract tests and the JSON Schema show.
@@ -48,6 +49,7 @@ class Partitioner(ABC):
 
     Config: ClassVar[type] = NoKnobs
     drops: ClassVar[str] = ""  # which rows no bank gets, in words; empty: every row is given out
+    embeds: ClassVar[bool] = False  # whether it looks at the column "embedding", which the base model makes
 
     def __init__(self, config: Any) -> None:
         self.config = config

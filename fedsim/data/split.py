@@ -10,13 +10,18 @@ from fedsim.core.rows import BankRows, Corpus
 from fedsim.data.base import Partitioner, Split
 
 
-def split_banks(corpus: Corpus, partitioner: Partitioner, seed: int, min_rows: int = 1) -> tuple[BankRows, ...]:
+def split_banks(
+    corpus: Corpus, partitioner: Partitioner, seed: int, min_rows: int = 1, embeddings: np.ndarray | None = None
+) -> tuple[BankRows, ...]:
     """The banks in the partitioner's order (natural ones by size, then name; numbered ones by number), rows sorted.
 
-    Partitioners see the corpus' columns and ``prompt_length`` (characters). DataError when a bank has fewer than
-    ``min_rows`` training rows or the partitioner cannot split; it ends with the knobs and the seed that led to it.
+    Partitioners see the corpus' columns, ``prompt_length`` (characters) and ``embedding`` (n, d) where it is given.
+    DataError when a bank has fewer than ``min_rows`` training rows or the partitioner cannot split; it ends with the
+    knobs and the seed that led to it.
     """
     columns = {**corpus.columns, "prompt_length": np.array([len(prompt) for prompt in corpus.prompts])}
+    if embeddings is not None:
+        columns["embedding"] = embeddings
     try:
         split = partitioner.split(columns, seeds.rng(seed, "partition"))
         _check(split, len(corpus))

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fedsim.core.adapter import AdapterState, stack
+from fedsim.core.errors import ModelError
 from fedsim.core.registry import NoKnobs
 from fedsim.core.rows import Corpus, Rows
 from fedsim.core.scenario import Lora
@@ -103,6 +104,14 @@ class BaseModel(ABC):
     def notes(self) -> list[str]:
         """Sentences for the user that a run begins with."""
         return []
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """(n, d) float32: each text as the frozen base sees it. ModelError of a model that reads no text."""
+        raise ModelError("this model reads no text, so there are no topics to split by; use another partition")
+
+    def weights_mark(self) -> str:
+        """Changes whenever ``embed`` might give other numbers, beside what ``fingerprint`` covers."""
+        return ""
 
     def check(self, lora: Lora, num_labels: int) -> None:
         """ModelError for what ``load`` would refuse, as far as that is seen without weights: before actors start."""

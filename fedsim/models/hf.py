@@ -162,27 +162,33 @@ class HuggingFace(BaseModel):
             Adapted(network, lora, self.config.task, self.source)
 
     def load(self, lora: Lora, num_labels: int) -> CohortModel:
-        import torch
-
-        from fedsim.models.network import (
-            Adapted,
-            as_model_errors,
-            keep_trainable,
-            quantization,
-            quiet_libraries,
-        )
+        from fedsim.models.network import Adapted, keep_trainable, quiet_libraries
         from fedsim.models.tasks import CausalLM, SequenceClassification
 
         quiet_libraries()
         self._require_files()
+        tokenizer = self._tokenizer()
+        network = self._network(self._auto_class(), num_labels)
+        network.config.pad_token_id = tokenizer.pad_token_id
+        if self.config.quant_bits == 4:
+            keep_trainable(network)
+        adapted = Adapted(network, lora, self.config.task, self.source)
+        task = CausalLM if self.config.task == "causal_lm" else SequenceClassification
+        return task(adapted, tokenizer.pad_token_id)
+
+    def _network(self, auto_class: Any, num_labels: int) -> Any:
+        """The frozen weights as the configuration asks for them."""
+        import torch
+
+        from fedsim.models.network import as_model_errors, quantization
+
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = getattr(torch, self.config.dtype)
-        tokenizer = self._tokenizer()
         arguments = self._arguments(num_labels)
         if device == "cpu" and dtype == torch.bfloat16:
             arguments["attn_implementation"] = "eager"  # torch's fused backward takes 40 % of a step here
         with as_model_errors(self.source):
-            network = self._auto_class().from_pretrained(
+            network = auto_class.from_pretrained(
                 self.source,
                 dtype=dtype,
                 quantization_config=quantization(self.config.quant_bits, dtype),
@@ -190,13 +196,22 @@ class HuggingFace(BaseModel):
                 use_safetensors=True,
                 **arguments,
             )
-        network.config.pad_token_id = tokenizer.pad_token_id
         network.eval()  # the base's dropout is off; the adapters have none
-        if self.config.quant_bits == 4:
-            keep_trainable(network)
-        adapted = Adapted(network, lora, self.config.task, self.source)
-        task = CausalLM if self.config.task == "causal_lm" else SequenceClassification
-        return task(adapted, tokenizer.pad_token_id)
+        return network
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        from transformers import AutoModel
+
+        from fedsim.models.embedding import mean_pooled
+
+        tokenizer = self._tokenizer()
+        limit = int(min(self.config.max_length, tokenizer.model_max_length))
+        rows = tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
+        return mean_pooled(self._network(AutoModel, 0), rows, tokenizer.pad_token_id or 0)
+
+    def weights_mark(self) -> str:
+        files = [] if self.folder is None else sorted(self.folder.glob("*.safetensors"))
+        return repr([(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files])
 
     def export(self, folder: Path, adapter: AdapterState, frozen: Sequence[AdapterState], lora: Lora) -> None:
         from safetensors.torch import save_file

@@ -34,6 +34,7 @@ def columns_of(labels: list[int], banks: list[int], draws: np.random.Generator) 
         "amount": draws.lognormal(10, 1, count),
         "date": dates.astype(str).astype(object),
         "prompt_length": draws.integers(1, 200, count),
+        "embedding": draws.normal(size=(count, 4)).astype(np.float32),
     }
 
 

@@ -1,0 +1,32 @@
+"""Which bank holds which rows of a scenario, and how the base model sees their texts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fedsim.core.errors import DataError, blaming
+from fedsim.core.rows import BankRows, Corpus
+from fedsim.core.scenario import Scenario
+from fedsim.data import PARTITIONERS, split_banks
+from fedsim.models import MODELS
+from fedsim.models.embedding import embeddings
+
+
+def divide(scenario: Scenario, corpus: Corpus) -> tuple[BankRows, ...]:
+    """The banks of a run: DataError when they cannot train or cannot be tested.
+
+    The base model is loaded for a partitioner that looks at embeddings, and for no other.
+    """
+    partitioner = PARTITIONERS.create(scenario.partition.kind, scenario.partition.knobs)
+    seen = embed(scenario, corpus) if partitioner.embeds else None
+    with blaming("partition"):
+        banks = split_banks(corpus, partitioner, scenario.seed, embeddings=seen)
+    if not any(len(bank.test) for bank in banks):
+        raise DataError("no bank has a test row; add test, e.g. test: {fraction: 0.2}", "data")
+    return banks
+
+
+def embed(scenario: Scenario, corpus: Corpus) -> np.ndarray:
+    """(n, d) float32 of the corpus' prompts by the scenario's frozen base model. ModelError where it reads no text."""
+    with blaming("model"):
+        return embeddings(MODELS.create(scenario.model.kind, scenario.model.knobs), corpus)
