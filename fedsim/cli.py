@@ -69,6 +69,9 @@ def run(
     ] = Format.TEXT,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show the end only.")] = False,
     inline: Annotated[bool, typer.Option("--inline", help="Train in this process, without Ray.")] = False,
+    check_nodes: Annotated[
+        bool, typer.Option("--check-nodes", help="Start only if every node has the data, the model and the directory.")
+    ] = False,
 ) -> None:
     """Train across banks as a scenario says, and write a run directory.
 
@@ -78,10 +81,53 @@ def run(
     from fedsim.build.run import run as events_of
     from fedsim.view import show
 
-    with closing(events_of(file, changes or (), out, inline)) as events:
+    with closing(events_of(file, changes or (), out, inline, check_nodes)) as events:
         finished = show(events, format_ is Format.JSON, quiet, sys.stdout, sys.stderr)
     if finished.exit_code:
         raise typer.Exit(finished.exit_code)
+
+
+@app.command()
+def submit(
+    file: Annotated[Path, typer.Argument(help="Scenario file: the only file that is sent.", metavar="FILE")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Run directory: an absolute path that all nodes share.")],
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the scenario; repeatable.")
+    ] = None,
+    address: Annotated[str | None, typer.Option(metavar="URL", help="The cluster, e.g. http://127.0.0.1:8265.")] = None,
+    attempt: Annotated[int, typer.Option(min=1, help="2, 3, ...: send the same run again; it goes on.")] = 1,
+    run: Annotated[bool, typer.Option("--run/--print", help="Send the job, or print the command that does.")] = False,
+) -> None:
+    """Send a run to a Ray cluster as a job, or print the `ray job submit` command that does."""
+    from fedsim.submit import send, submission
+
+    job = submission(file, changes or (), out, attempt)
+    if run:
+        send(job, address)
+    typer.echo(job.id if run else job.command(address))
+
+
+@app.command()
+def watch(
+    target: Annotated[str, typer.Argument(help="Run directory, or a job's name.", metavar="DIR|JOB")],
+    address: Annotated[str | None, typer.Option(metavar="URL", help="The job's cluster.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="Show what a run directory tells now, and end.")] = False,
+    format_: Annotated[
+        Format, typer.Option("--format", help="json: a run's summary as the only line of stdout, progress on stderr.")
+    ] = Format.TEXT,
+) -> None:
+    """Show a run that goes on elsewhere; ends with the job's exit code, or with 0 if the run came to its end."""
+    from fedsim.view import show, show_lines
+    from fedsim.watch import is_folder, watch_job
+    from fedsim.watch import watch as events_of
+
+    if is_folder(target):
+        with closing(events_of(Path(target), once)) as events:
+            code = show(events, format_ is Format.JSON, False, sys.stdout, sys.stderr).exit_code
+    else:
+        code = show_lines(watch_job(target, address), sys.stdout)
+    if code:
+        raise typer.Exit(code)
 
 
 class Sheets(StrEnum):

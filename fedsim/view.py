@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from io import TextIOWrapper
 from typing import Any, Self, TextIO
 
@@ -46,6 +46,16 @@ def show(events: Iterable[Event], as_json: bool, quiet: bool, out: TextIO, err: 
     else:
         Pane(out).line(f"\n{table.text()}")
     return finished
+
+
+def show_lines(lines: Generator[str, None, int], out: TextIO) -> int:
+    """Show lines as they come; what the generator returns is returned."""
+    pane = Pane(out)
+    while True:
+        try:
+            pane.line(next(lines))
+        except StopIteration as end:
+            return int(end.value)
 
 
 def _watch(events: Iterable[Event], pane: Pane) -> Finished:

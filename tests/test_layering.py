@@ -22,7 +22,9 @@ LAYERS = {
     "build": 4,
     "methods": 5,
     "stopping": 5,
+    "submit": 5,
     "view": 5,
+    "watch": 5,
     "cli": 6,
     "__init__": 7,  # the public names
 }

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from fedsim.build.prepare import Encoded, Material
 
 
-def run_grid(runs: Sequence[GridRun], out: Path | None = None, inline: bool = False) -> Iterator[Event]:
+def run_grid(
+    runs: Sequence[GridRun], out: Path | None = None, inline: bool = False, check_nodes: bool = False
+) -> Iterator[Event]:
     """The events of every run, each between Turn and RunDone or RunFailed; Finished at the end of all.
 
     The directory is ``results/runs/<name>`` unless given: the same for every start, so that a grid goes on where it
@@ -37,7 +39,7 @@ def run_grid(runs: Sequence[GridRun], out: Path | None = None, inline: bool = Fa
     done, shelf = _ended(record.folder), Shelf()
     results: dict[str, dict[str, object]] = {}
     worst = 0
-    with closing(Inline() if inline else OnRay()) as place:
+    with closing(Inline() if inline else OnRay(check_nodes)) as place:
         for number, run in enumerate(in_order(runs), start=1):
             known = done.get(run.scenario.digest())
             yield Turn(number, len(runs), run.name, skipped=known is not None)

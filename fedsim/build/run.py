@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from fedsim.build.load import load_grid
 from fedsim.core.events import BaselineDone, Event, Finished
-from fedsim.core.scenario import Plugin, Scenario
+from fedsim.core.scenario import PATH_KNOBS, Plugin, Scenario
 from fedsim.records.record import run_folder
 
 if TYPE_CHECKING:
@@ -20,29 +20,37 @@ if TYPE_CHECKING:
 
 
 def run(
-    path: Path | str, overrides: Sequence[str] = (), out: Path | None = None, inline: bool = False
+    path: Path | str,
+    overrides: Sequence[str] = (),
+    out: Path | None = None,
+    inline: bool = False,
+    check_nodes: bool = False,
 ) -> Generator[Event, None, None]:
     """Events of the scenario's run; the run directory is written as they pass.
 
-    ``inline`` trains in this process without Ray. ScenarioError, DataError, ModelError and ResourceError are raised
-    before any other process starts. Closing the iterator ends the run and every process of it.
+    ``inline`` trains in this process without Ray. ``check_nodes`` asks every node of the cluster for the data, the
+    model and the run directory's place, and refuses to start where one lacks them. ScenarioError, DataError, ModelError
+    and ResourceError are raised before any other process starts. Closing the iterator ends the run and every process
+    of it.
     """
     runs = load_grid(Path(path), tuple(overrides))
     if runs[0].name:
         from fedsim.build.grid import run_grid
 
-        yield from run_grid(runs, out, inline)
+        yield from run_grid(runs, out, inline, check_nodes)
     else:
         with runs[0].document.placing():
-            yield from run_scenario(runs[0].scenario, out, inline)
+            yield from run_scenario(runs[0].scenario, out, inline, check_nodes)
 
 
-def run_scenario(scenario: Scenario, out: Path | None = None, inline: bool = False) -> Generator[Event, None, None]:
+def run_scenario(
+    scenario: Scenario, out: Path | None = None, inline: bool = False, check_nodes: bool = False
+) -> Generator[Event, None, None]:
     """The same for a scenario in memory."""
     from fedsim.build.prepare import prepare  # imports torch: not before the scenario is known to be good
 
     folder = out or run_folder(scenario.name, scenario.digest(), datetime.now(UTC))
-    with closing(Inline() if inline else OnRay()) as place:
+    with closing(Inline() if inline else OnRay(check_nodes)) as place:
         yield from run_on(place, scenario, prepare(scenario), folder)
 
 
@@ -59,7 +67,7 @@ def run_on(place: Inline | OnRay, scenario: Scenario, material: Material, folder
     others: dict[str, Job] = {
         name: make_job(baseline(scenario, name), material, str(folder), False) for name in scenario.baselines
     }
-    place.check(main)
+    place.check(main, scenario)
     recording = Recording(folder, scenario, material, main.plan)
     try:
         with closing(_all_events(place, main, others)) as events:
@@ -102,7 +110,7 @@ def baseline(scenario: Scenario, name: str) -> Scenario:
 class Inline:
     """Jobs in this process, one after the other."""
 
-    def check(self, job: Job) -> None:
+    def check(self, job: Job, scenario: Scenario) -> None:
         """Whatever resources a job asks for, it gets none."""
 
     def events(self, job: Job) -> Generator[Event, None, None]:
@@ -118,30 +126,46 @@ class Inline:
 class OnRay:
     """Jobs on one Ray session, one after the other. The session begins with the first; its actors stay for the next."""
 
-    def __init__(self) -> None:
+    def __init__(self, check_nodes: bool = False) -> None:
+        self._check_nodes = check_nodes
         self._cluster: Cluster | None = None
         self._driver: RemoteDriver | None = None
 
-    def check(self, job: Job) -> None:
-        """ResourceError when a session of this machine could not hold the job's actors."""
+    def check(self, job: Job, scenario: Scenario) -> None:
+        """ResourceError when the actors have no room, or when a node lacks files that the run needs."""
         from fedsim.engine.cluster import check_room
 
         if self._cluster is None:
             check_room(job.actors, job.cohort)
+        if self._check_nodes:
+            from fedsim.engine.nodes import require_everywhere
+
+            self._up(job).wait(job.actors, job.cohort)
+            require_everywhere(paths_of(scenario), Path(job.plan.run_dir))
 
     def events(self, job: Job) -> Generator[Event, None, None]:
-        from fedsim.engine.cluster import Cluster
         from fedsim.engine.remote import RemoteDriver
 
-        if self._cluster is None:
-            self._cluster = Cluster(job.actors, job.cohort)
-        actors = self._cluster.wait(job.actors, job.cohort)
+        actors = self._up(job).wait(job.actors, job.cohort)
         if self._driver is None:
             self._driver = RemoteDriver()
         yield from self._driver.events(job.plan, job.make_client, actors)
+
+    def _up(self, job: Job) -> Cluster:
+        from fedsim.engine.cluster import Cluster
+
+        if self._cluster is None:
+            self._cluster = Cluster(job.actors, job.cohort)
+        return self._cluster
 
     def close(self) -> None:
         if self._driver is not None:
             self._driver.close()
         if self._cluster is not None:
             self._cluster.close()
+
+
+def paths_of(scenario: Scenario) -> dict[str, str]:
+    """The files and folders that a scenario reads, by its keys."""
+    found = {f"{entry}.{knob}": getattr(scenario, entry).knobs.get(knob) for entry, knob in PATH_KNOBS}
+    return {key: path for key, path in found.items() if isinstance(path, str) and Path(path).is_absolute()}

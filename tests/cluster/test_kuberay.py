@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shlex
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def test_a_repeated_attempt_goes_on_from_the_shared_volume(job: Any) -> None:
     spec = job["spec"]
     command, subcommand, scenario, *options = shlex.split(spec["entrypoint"])
     assert (command, subcommand) == ("fedsim", "run")
-    given = dict(zip(options[::2], options[1::2], strict=True))
+    given = dict(pairwise(options))
     assert given["--resume"] == "auto"
     assert spec["backoffLimit"] > 0
     for group in (spec["rayClusterSpec"]["headGroupSpec"], *spec["rayClusterSpec"]["workerGroupSpecs"]):

@@ -68,7 +68,8 @@ def test_a_run_that_ends_gives_0_and_gets_its_arguments(folder: Path) -> None:
     calls = (folder / "calls").read_text().splitlines()
     assert calls[:5] == ["symmetric-run", "--address", "node1:6379", "--min-nodes", "3"]
     run = calls[calls.index("run", calls.index("--")) :]
-    assert run[-6:] == ["run", "/shared/scenario.yaml", "--out", str(folder / "run"), "--resume", "auto"]
+    options = ["--out", str(folder / "run"), "--resume", "auto", "--check-nodes"]
+    assert run == ["run", "/shared/scenario.yaml", *options]
 
 
 def test_a_spent_budget_is_an_end(folder: Path) -> None:
