@@ -67,7 +67,7 @@ def test_a_run_that_ends_gives_0_and_gets_its_arguments(folder: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     calls = (folder / "calls").read_text().splitlines()
     assert calls[:5] == ["symmetric-run", "--address", "node1:6379", "--min-nodes", "3"]
-    run = calls[calls.index("run", calls.index("--")) :]
+    run = calls[len(calls) - calls[::-1].index("run") - 1 :]
     options = ["--out", str(folder / "run"), "--resume", "auto", "--check-nodes"]
     assert run == ["run", "/shared/scenario.yaml", *options]
 
