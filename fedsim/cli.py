@@ -156,12 +156,15 @@ def inspect(
     ] = None,
     format_: Annotated[Format, typer.Option("--format", help="How the numbers are written.")] = Format.TEXT,
     pictures: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write pictures (SVG) there.")] = None,
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="Also how the base model sees the texts: it is loaded for this.")
+    ] = False,
 ) -> None:
     """Show which bank holds what and how far apart the banks are, without training."""
     from fedsim.build.inspect import as_json, as_text, save_pictures
     from fedsim.build.inspect import inspect as inspected
 
-    splits = inspected(file, changes or ())
+    splits = inspected(file, changes or (), embeddings)
     typer.echo(as_json(splits) if format_ is Format.JSON else as_text(splits))
     if pictures is not None:
         for path in save_pictures(splits, pictures):

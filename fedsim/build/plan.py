@@ -34,11 +34,11 @@ AS_WEIGHTS = "the number of rows of each bank as its weight in the mean"
 def plan(path: Path, overrides: Sequence[str] = ()) -> Plan:
     """The plan of a scenario file as plain values. ScenarioError, DataError as ``fedsim run`` would raise them."""
     from fedsim.build.prepare import bank_plans, load_corpus, make_mechanisms, training_banks
-    from fedsim.build.split import divide
+    from fedsim.build.split import divide, needed
 
     scenario = load_scenario(path, tuple(overrides))
     corpus = load_corpus(scenario)
-    banks = divide(scenario, corpus)
+    banks = divide(scenario, corpus, needed(scenario, corpus))
     plans = bank_plans(scenario, training_banks(scenario, banks), len(banks), corpus.units)
     return plan_of(scenario, list(make_mechanisms(scenario.privacy, plans).values()))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedsim.build.split import divide
+from fedsim.build.split import divide, needed
 from fedsim.codecs import CODECS, Codec, Sparsifier, pipeline
 from fedsim.core import seeds
 from fedsim.core.errors import PrivacyConfigError, Problem, ScenarioError, blaming
@@ -43,6 +43,7 @@ class Material:
     banks: tuple[BankRows, ...]
     model: BaseModel
     rows: Rows
+    embeddings: np.ndarray | None = None  # (n, d) of the prompts, where the split was made by them
 
     @property
     def num_labels(self) -> int:
@@ -93,7 +94,8 @@ def check_metrics(scenario: Scenario, corpus: Corpus) -> None:
 
 def share_out(scenario: Scenario, encoded: Encoded) -> Material:
     """Give the rows to banks."""
-    return Material(encoded.corpus, divide(scenario, encoded.corpus), encoded.model, encoded.rows)
+    seen = needed(scenario, encoded.corpus)
+    return Material(encoded.corpus, divide(scenario, encoded.corpus, seen), encoded.model, encoded.rows, seen)
 
 
 def check_model(scenario: Scenario, material: Material) -> None:

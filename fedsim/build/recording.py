@@ -29,7 +29,7 @@ class Recording:
         self._baselines: dict[str, Mapping[str, object]] = {}
         self._record = RunRecord(folder)
         self._record.begin(scenario.model_dump(mode="json"), environment(scenario.seed))
-        self._record.add_split(split_of(scenario, material.corpus, material.banks))
+        self._record.add_split(split_of(scenario, material.corpus, material.banks, material.embeddings))
 
     def take(self, event: Event) -> None:
         """Write what an event brings."""

@@ -12,18 +12,19 @@ from fedsim.models import MODELS
 from fedsim.models.embedding import embeddings
 
 
-def divide(scenario: Scenario, corpus: Corpus) -> tuple[BankRows, ...]:
-    """The banks of a run: DataError when they cannot train or cannot be tested.
-
-    The base model is loaded for a partitioner that looks at embeddings, and for no other.
-    """
+def divide(scenario: Scenario, corpus: Corpus, seen: np.ndarray | None) -> tuple[BankRows, ...]:
+    """The banks of a run, by what is ``seen`` of its texts: DataError when they cannot train or cannot be tested."""
     partitioner = PARTITIONERS.create(scenario.partition.kind, scenario.partition.knobs)
-    seen = embed(scenario, corpus) if partitioner.embeds else None
     with blaming("partition"):
         banks = split_banks(corpus, partitioner, scenario.seed, embeddings=seen)
     if not any(len(bank.test) for bank in banks):
         raise DataError("no bank has a test row; add test, e.g. test: {fraction: 0.2}", "data")
     return banks
+
+
+def needed(scenario: Scenario, corpus: Corpus) -> np.ndarray | None:
+    """``embed`` where the scenario's partitioner looks at embeddings; the model is loaded for no other."""
+    return embed(scenario, corpus) if PARTITIONERS[scenario.partition.kind].embeds else None
 
 
 def embed(scenario: Scenario, corpus: Corpus) -> np.ndarray:

@@ -5,6 +5,8 @@ label_tv       total variation between a bank's label shares and the pool's: the
 label_js       Jensen-Shannon divergence of the same two, in bits, from 0 to 1
 feature_shift  mean over columns of the distance between a bank's values and the pool's: the largest difference of the
                two distribution functions (Kolmogorov-Smirnov) of a number, total variation of a category
+embedding_shift  half the distance between the mean direction of a bank's texts and the pool's, as the base model sees
+               them: 0 is the same, and 1 cannot be passed; known where embeddings are given
 gini           inequality of the banks' sizes: 0 where all are equal, towards 1 where one has all rows
 effective      exp of the entropy of the sizes' shares: so many banks of equal size would be as spread out
 
@@ -19,11 +21,15 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fedsim.core import seeds
 from fedsim.core.rows import BankRows, Corpus
 from fedsim.data.base import Columns
 from fedsim.data.columns import encode
+from fedsim.data.directions import directions, distances, plane
 
 SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
+DISTANCES = ("label_tv", "label_js", "feature_shift", "embedding_shift")
+MAX_POINTS = 1500  # on a map
 MAX_CATEGORIES = 100  # a column with more texts is a name or a date, not a feature
 
 
@@ -40,6 +46,7 @@ class BankSkew:
     label_js: float | None
     feature_shift: float | None
     most_shifted: str | None  # the column with the largest distance
+    embedding_shift: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +60,31 @@ class SplitSkew:
     label_tv: float | None
     label_js: float | None
     feature_shift: float | None
+    embedding_shift: float | None = None
+    map: tuple[tuple[int, float, float], ...] | None = None  # (bank, x, y) of rows drawn at random, on two main axes
 
     def plain(self) -> dict[str, Any]:
         """Lists, texts and numbers, as JSON has them."""
         return asdict(self)
 
 
-def measure(corpus: Corpus, banks: Sequence[BankRows], leave_out: Collection[str] = ()) -> SplitSkew:
-    """The skew of a split. ``leave_out`` names columns that are no features: label, test marker, the split's own."""
+def measure(
+    corpus: Corpus,
+    banks: Sequence[BankRows],
+    leave_out: Collection[str] = (),
+    embeddings: np.ndarray | None = None,
+) -> SplitSkew:
+    """The skew of a split. ``leave_out`` names columns that are no features: label, test marker, the split's own.
+
+    ``embeddings`` (n, d) are the base model's of the prompts.
+    """
     rows = [np.concatenate([bank.train, bank.test]) for bank in banks]
     pool = np.concatenate(rows)
     counts = np.array([_label_counts(corpus, own) for own in rows])
     shifts = _feature_shifts(corpus.columns, rows, pool, {"label", *leave_out})
     lengths = np.array([len(prompt) for prompt in corpus.prompts])
+    points = None if embeddings is None else directions(embeddings)
+    apart = None if points is None else distances(points, rows).tolist()
     measured = []
     for number, bank in enumerate(banks):
         tv, js = _label_distances(counts[number], counts.sum(axis=0))
@@ -81,11 +100,13 @@ def measure(corpus: Corpus, banks: Sequence[BankRows], leave_out: Collection[str
                 label_js=js,
                 feature_shift=float(np.mean(list(own.values()))) if own else None,
                 most_shifted=max(own, key=lambda column: own[column]) if own else None,
+                embedding_shift=None if apart is None else apart[number],
             )
         )
     sizes = np.array([len(own) for own in rows])
-    means = {name: _mean(measured, name, sizes) for name in ("label_tv", "label_js", "feature_shift")}
-    return SplitSkew(corpus.label_words, tuple(measured), gini(sizes), effective_number(sizes), **means)
+    means = {name: _mean(measured, name, sizes) for name in DISTANCES}
+    on_map = None if points is None else _map(points, rows)
+    return SplitSkew(corpus.label_words, tuple(measured), gini(sizes), effective_number(sizes), **means, map=on_map)
 
 
 def total_variation(p: np.ndarray, q: np.ndarray) -> float:
@@ -169,6 +190,15 @@ def _categories(values: np.ndarray) -> np.ndarray | None:
     except TypeError:
         return None
     return codes if 1 < len(names) <= MAX_CATEGORIES else None
+
+
+def _map(points: np.ndarray, rows: Sequence[np.ndarray]) -> tuple[tuple[int, float, float], ...]:
+    """At most ``MAX_POINTS`` rows as (bank, x, y); the same ones every time."""
+    owners = np.repeat(np.arange(len(rows)), [len(own) for own in rows])
+    pool = np.concatenate(rows)
+    places = plane(points[pool])
+    chosen = np.sort(seeds.rng(0, "map").permutation(len(pool))[:MAX_POINTS])
+    return tuple((int(owners[i]), round(float(places[i, 0]), 4), round(float(places[i, 1]), 4)) for i in chosen)
 
 
 def _mean(banks: Sequence[BankSkew], name: str, sizes: np.ndarray) -> float | None:

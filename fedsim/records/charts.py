@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 STYLES = ("-", "--", "-.", ":")
 WIDTH = 5.2  # inches: readable on a telephone, and two fit beside each other on a screen
 MANY = 24  # bars or rows beyond which names are thinned out
@@ -75,6 +76,31 @@ def heat_map(split: Mapping[str, Any], title: str) -> Chart:
     return Chart(
         title, f"{title}: label shares of {len(banks)} banks; label distance {_short(split['label_tv'])}", figure
     )
+
+
+def embedding_map(split: Mapping[str, Any], title: str) -> Chart:
+    """Rows on the two main axes of their embeddings, and each bank's mean; ``split`` has a ``map``."""
+    points = np.array(split["map"])  # (k, 3): bank, x, y
+    banks, owners = split["banks"], points[:, 0].astype(int)
+    rows = np.array([bank["train"] + bank["test"] for bank in banks])
+    few = len(banks) <= len(COLOURS)
+    figure, axes = _figure(height=4.2)
+    if not few:
+        axes.scatter(*points[:, 1:].T, s=5, color="#999999", alpha=0.35, linewidth=0)
+    for bank in np.unique(owners):
+        own = points[owners == bank, 1:]
+        mean = own.mean(axis=0)
+        if few:
+            look: dict[str, Any] = {"color": COLOURS[bank], "marker": MARKERS[bank]}
+            axes.scatter(*own.T, s=8, alpha=0.4, linewidth=0, **look)
+            axes.scatter(*mean, s=90, edgecolor="white", label=_cut(banks[bank]["name"]), zorder=3, **look)
+        else:
+            axes.scatter(*mean, s=20 + 380 * rows[bank] / rows.max(), color=COLOURS[0], alpha=0.5, edgecolor="white")
+    axes.set(xlabel="first main axis", ylabel="second main axis")
+    if few:
+        _legend_below(axes, len(banks))
+    means = "small: texts; large: the means of banks" if few else "grey: texts; discs: banks at their means, by rows"
+    return Chart(title, f"{title}: {means}; distance of texts {_short(split['embedding_shift'])}", figure)
 
 
 def sizes(split: Mapping[str, Any], title: str) -> Chart:

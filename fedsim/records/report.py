@@ -184,15 +184,17 @@ def _splits(found: Sequence[Found]) -> str:
         if split["label_words"]:
             drawn.append(charts.heat_map(split, f"Labels per bank, {name}"))
         drawn.append(charts.sizes(split, f"Rows per bank, {name}"))
-        distances = (split[key] for key in ("label_tv", "label_js", "feature_shift", "gini"))
+        if split.get("map"):
+            drawn.append(charts.embedding_map(split, f"Texts as the base model sees them, {name}"))
+        distances = (split.get(key) for key in ("label_tv", "label_js", "feature_shift", "embedding_shift", "gini"))
         rows.append((name, str(len(split["banks"])), f"{split['effective']:.1f}", *map(human_metric, distances)))
     if not rows:
         return "<p>These runs have no split.json.</p>"
-    header = ("split", "banks", "effective", "label TV", "label JS", "features", "Gini")
+    header = ("split", "banks", "effective", "label TV", "label JS", "features", "texts", "Gini")
     about = (
-        "Label TV and JS are distances of the banks' label shares to the pool's, features that of their columns; "
-        "all are from 0 (the same) to 1, means weighted by rows. Gini is the inequality of sizes, effective the number "
-        "of equal banks that would be as spread out."
+        "Label TV and JS are distances of the banks' label shares to the pool's, features that of their columns, texts "
+        "that of the base model's embeddings where these made the split; all are from 0 (the same) to 1, means "
+        "weighted by rows. Gini is the inequality of sizes, effective the number of equal banks as spread out."
     )
     return figures(drawn) + html_table(header, rows, 1) + f"<p>{about}</p>"
 

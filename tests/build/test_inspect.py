@@ -51,6 +51,22 @@ def test_pictures(splits, tmp_path: Path) -> None:
         assert ElementTree.parse(file).getroot().get("aria-label")
 
 
+def test_texts_as_the_base_model_sees_them(tmp_path: Path) -> None:
+    path = tmp_path / "topics.yaml"
+    path.write_text("""num_rounds: 1
+data: {kind: loan_book, num_banks: 2, rows_per_bank: 40}
+model: {kind: embedded}
+vary: {partition: [{kind: by_topic, num_banks: 2}, {kind: iid, num_banks: 2}]}
+""")
+    topics, iid = inspect(path).values()
+    assert (topics["embedding_shift"] > 0.1, iid["embedding_shift"]) == (True, None)
+    both = inspect(path, embeddings=True)
+    topics, iid = both.values()
+    assert iid["embedding_shift"] < topics["embedding_shift"]
+    assert "\ntexts: distance" in as_text(both)
+    assert len(save_pictures(both, tmp_path)) == 6
+
+
 def test_pictures_need_matplotlib(splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(DataError, match=r"pip install 'fedsim\[report\]'"):

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from fedsim.core.errors import DataError
 from fedsim.data import PARTITIONERS
 from fedsim.data.base import Split
-from fedsim.data.partitioners.by_topic import directions, find_topics
+from fedsim.data.partitioners.by_topic import find_topics
 
 TRUTH = np.repeat([0, 1, 2], [60, 40, 20])
 
@@ -31,11 +31,6 @@ def split(embeddings: np.ndarray, seed: int = 0, **knobs: Any) -> Split:
 def test_topics_are_the_clouds_the_largest_first() -> None:
     for seed in range(3):
         assert np.array_equal(find_topics(clouds(), 3, np.random.default_rng(seed)), TRUTH)
-
-
-def test_a_common_direction_and_the_length_do_not_count() -> None:
-    points = np.array([[10.0, 1.0], [10.0, -1.0], [10.0, 3.0], [10.0, -3.0]])
-    assert directions(points).tolist() == [[0, 1], [0, -1], [0, 1], [0, -1]]
 
 
 def test_a_whole_topic_lives_at_one_bank() -> None:

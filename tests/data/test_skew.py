@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fedsim.core.rows import BankRows, Corpus
+from fedsim.data.directions import directions, distances, plane
 from fedsim.data.skew import effective_number, gini, jensen_shannon, kolmogorov_smirnov, measure, total_variation
 
 
@@ -31,6 +32,32 @@ def test_kolmogorov_smirnov() -> None:
     assert kolmogorov_smirnov(np.array([1.0, 2.0]), pool) == 0.5
     assert kolmogorov_smirnov(pool, pool) == 0.0
     assert kolmogorov_smirnov(np.array([4.0, 4.0]), pool) == 0.75  # just before 4
+
+
+def test_directions_forget_what_all_share_and_how_long_a_row_is() -> None:
+    points = np.array([[10.0, 1.0], [10.0, -1.0], [10.0, 3.0], [10.0, -3.0]])
+    assert directions(points).tolist() == [[0, 1], [0, -1], [0, 1], [0, -1]]
+
+
+def test_distances_and_plane_of_directions() -> None:
+    points = np.array([[0.0, 1.0], [0.0, -1.0], [0.0, 1.0], [0.0, -1.0], [1.0, 0.0]])
+    apart = distances(points, [np.array([0, 2]), np.array([1, 3])])
+    assert apart.tolist() == [0.5, 0.5]  # means (0, 1) and (0, -1), the pool's (0, 0)
+    assert distances(points, [np.array([0, 1]), np.array([2, 3])]).tolist() == [0, 0]
+    flat = plane(points)
+    assert flat[:, 0] == pytest.approx([1, -1, 1, -1, 0])  # the vertical axis has the largest spread
+    assert flat[:, 1] == pytest.approx([-0.2, -0.2, -0.2, -0.2, 0.8])
+
+
+def test_a_split_with_embeddings_has_a_distance_and_a_map() -> None:
+    banks = (BankRows("a", np.array([0, 2]), np.array([4])), BankRows("b", np.array([1, 3]), np.array([5])))
+    embeddings = np.array([[1.0, 0], [-1, 0], [1, 0], [-1, 0], [1, 0], [-1, 0]])
+    split = measure(corpus(), banks, embeddings=embeddings)
+    assert (split.embedding_shift, [bank.embedding_shift for bank in split.banks]) == (0.5, [0.5, 0.5])
+    assert split.map is not None
+    assert sorted((bank, x) for bank, x, _ in split.map) == [(0, 1.0)] * 3 + [(1, -1.0)] * 3
+    without = measure(corpus(), banks)
+    assert (without.embedding_shift, without.map) == (None, None)
 
 
 def corpus() -> Corpus:

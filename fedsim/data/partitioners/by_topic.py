@@ -22,6 +22,7 @@ from fedsim.core import registry
 from fedsim.core.errors import DataError
 from fedsim.data.base import Columns, MinSize, NumBanks, Partitioner, Split, join, numbered
 from fedsim.data.columns import column
+from fedsim.data.directions import directions
 from fedsim.data.partitioners.dirichlet import Dirichlet, Positive
 
 STARTS = 4  # of k-means, of which the best is taken
@@ -96,12 +97,3 @@ def find_topics(embeddings: np.ndarray, num_topics: int, rng: np.random.Generato
             raise few from error
     by_size = np.argsort(-np.bincount(found, minlength=num_topics), kind="stable")
     return np.asarray(np.argsort(by_size)[found])
-
-
-def directions(embeddings: np.ndarray) -> np.ndarray:
-    """(n, d) float64: centred rows of length 1; a row at the centre stays 0."""
-    if not len(embeddings):
-        return embeddings.astype(np.float64)
-    centred = embeddings - embeddings.mean(axis=0, dtype=np.float64)
-    lengths = np.linalg.norm(centred, axis=1, keepdims=True)
-    return np.asarray(centred / np.where(lengths > 0, lengths, 1.0))
