@@ -7,6 +7,8 @@ be reached, refuses the token, or does not know the job.
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -21,7 +23,8 @@ class Jobs:
     def __init__(self, address: str | None = None) -> None:
         from ray.job_submission import JobSubmissionClient
 
-        self._address = address or "the address in Ray's environment variables"
+        logging.getLogger("ray").setLevel(logging.WARNING)
+        self._address = f"the Ray cluster at {address or os.environ.get('RAY_API_SERVER_ADDRESS', 'RAY_ADDRESS')}"
         with self._asked():
             self._client = JobSubmissionClient(address)
 
@@ -65,6 +68,9 @@ class Jobs:
 
         try:
             yield
-        except (RuntimeError, ConnectionError, ValueError, AuthenticationError) as error:
-            reason = " ".join(str(error).split())[-300:]
-            raise ResourceError(f"the Jobs API at {self._address} says: {reason}") from error
+        except AuthenticationError as error:
+            remedy = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or keep the token in ~/.ray/auth_token"
+            raise ResourceError(f"{self._address} takes nobody without its token; {remedy}") from error
+        except (RuntimeError, ConnectionError, ValueError) as error:
+            reason = " ".join(str(error).removeprefix("Request failed with status code ").split())[:300]
+            raise ResourceError(f"{self._address} answers: {reason}") from error
