@@ -20,13 +20,32 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table as RichTable
 
 from fedsim.core.errors import FedsimError, Stopped
-from fedsim.core.events import BankDone, BaselineDone, Event, Finished, RoundRow, RunDone, RunFailed, Started, Turn
+from fedsim.core.events import (
+    BankDone,
+    BaselineDone,
+    Event,
+    Failed,
+    Finished,
+    RoundRow,
+    RunDone,
+    RunFailed,
+    Started,
+    Turn,
+    Waiting,
+)
 from fedsim.core.metrics import METRICS, headline
+from fedsim.records.failures import replay_command
 from fedsim.records.files import to_json
 from fedsim.records.grid import grid_table
 from fedsim.records.table import WIDTH, Table, aligned, closing_table, overall
 from fedsim.records.text import UNKNOWN, human_bytes, human_epsilon, human_metric, human_seconds
 
+FOLLOWS = {
+    "retry": "repeating it",
+    "alone": "trying its banks one by one",
+    "skip": "going on without the bank",
+    "abort": "ending the run",
+}
 WIDTHS = (9, 5, 6, 8, 7, 7, 7, 7, 7)  # of the columns of a round's line: 79 with the gaps
 
 
@@ -90,6 +109,7 @@ class Story:
         self._metric: str | None = None  # of the metric column
         self._has_header = False
         self._seconds: list[float] = []  # of each training round
+        self._failure: tuple[object, ...] = ()  # the last one told: banks of a cohort fail together
 
     @property
     def rounds_done(self) -> float:
@@ -111,6 +131,10 @@ class Story:
             yield from _opening(event)
         elif isinstance(event, BankDone):
             self.banks_done, self.banks_total = event.done, event.total
+        elif isinstance(event, Failed):
+            yield from self._failed(event)
+        elif isinstance(event, Waiting):
+            yield f"{event.message} ({human_seconds(event.seconds)} so far)"
         elif isinstance(event, RoundRow):
             yield from self._round(event)
         elif isinstance(event, BaselineDone):
@@ -129,6 +153,13 @@ class Story:
             return "interrupted before the run began"
         return f"interrupted after {self.round} of {self.num_rounds} rounds: {self.run_dir}"
 
+    def _failed(self, event: Failed) -> Iterator[str]:
+        this = (event.round, event.attempt, event.message, event.action)
+        if event.cohort == 1 or this != self._failure:
+            replay = f"; replay: {replay_command(self.run_dir)}" if event.cause == "error" else ""
+            yield f"{event}{replay}: {FOLLOWS[event.action]}"
+        self._failure = this
+
     def _round(self, row: RoundRow) -> Iterator[str]:
         self.round, self.banks_done, self.banks_total = row.round, 0, 0
         if row.round > 0:
@@ -139,10 +170,10 @@ class Story:
             title = METRICS[metric].title if metric else ""
             yield aligned(("round", "banks", "loss", title, "epsilon", "up", "down", "time", "left"), WIDTHS)
         self._has_header, self._metric = True, metric
-        left = self.seconds_left
+        left, answered = self.seconds_left, sum(bank.participated for bank in row.banks)
         cells = (
             f"{row.round}/{row.num_rounds}",
-            str(sum(bank.participated for bank in row.banks)),
+            f"{answered}/{answered + len(row.failed)}" if row.failed else str(answered),
             human_metric(row.oracle.get("loss")),
             human_metric(metrics.get(metric or "")),
             human_epsilon(row.epsilon if self._private else None),

@@ -91,6 +91,17 @@ def bank_level(plan: Plan) -> Iterator[Finding]:
         yield ("privacy", "kind"), f"strategy {method!r} cannot train with {kind!r}: {reason}", CONFIG
 
 
+def skipped_banks(plan: Plan) -> Iterator[Finding]:
+    """The noise of a central mechanism hides what one bank adds to the sum, not what its crash takes out of it."""
+    mechanism = plan.families["privacy"][plan.scenario.privacy.kind]
+    if plan.scenario.failures.policy == "skip" and mechanism.central:
+        message = (
+            f"{plan.scenario.privacy.kind!r} accounts for what one bank adds to the sum; a bank whose failure takes "
+            "others out of the round (its cohort, a deadline, the quorum) changes it by more; use policy: retry"
+        )
+        yield ("failures", "policy"), message, CONFIG
+
+
 def plain_sgd(plan: Plan) -> Iterator[Finding]:
     train, method = plan.scenario.train, plan.scenario.strategy.kind
     if plan.sheet.needs_sgd and (train.optimizer != "sgd" or train.momentum != 0):
@@ -144,6 +155,7 @@ CHECKS: tuple[Callable[[Plan], Iterator[Finding]], ...] = (
     mixed_ranks,
     private_training,
     bank_level,
+    skipped_banks,
     plain_sgd,
     rate_that_ends_at_zero,
     adapters,

@@ -170,6 +170,7 @@ def make_job(scenario: Scenario, material: Material, run_dir: str, exports: bool
         ),
         curator=type(next(iter(mechanisms.values()))).curator(mechanisms),
         notes=(*material.model.notes(), *describe(list(mechanisms.values()))) if num_rounds else (),
+        failures=scenario.failures,
         exports=exports,
     )
     resources = scenario.resources

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from fedsim.build.inspect import split_of
 from fedsim.build.prepare import Material, best_auc
-from fedsim.core.events import BaselineDone, Event, Finished, RoundRow, Served
+from fedsim.core.events import BaselineDone, Event, Failed, Finished, RoundRow, Served
 from fedsim.core.scenario import Scenario
 from fedsim.engine.plan import Plan
 from fedsim.records.environment import environment
+from fedsim.records.failures import add_failure
 from fedsim.records.record import GLOBAL, RunRecord, adapter_places
 from fedsim.records.summary import Summary
 
@@ -36,6 +37,8 @@ class Recording:
         if isinstance(event, RoundRow):
             self._record.add_round(event)
             self._so_far.add(event)
+        elif isinstance(event, Failed):
+            add_failure(self._record.folder, event)
         elif isinstance(event, Served):
             lora = self._scenario.lora
             export = partial(self._material.model.export, adapter=event.adapter, frozen=event.frozen, lora=lora)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from fedsim.core.adapter import AdapterState
@@ -43,6 +43,46 @@ class BankDone:
     total: int
 
 
+Action = Literal["retry", "alone", "skip", "abort"]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An attempt at one bank's work that came to nothing, and what is done about it once this event was taken.
+
+    ``action``: "retry": once more with the same inputs, which gives the same bits. "alone": the banks of its cohort
+    are tried one by one. "skip": the round goes on without the bank. "abort": the run ends.
+    """
+
+    round: int  # from 1
+    bank: str
+    attempt: int  # from 1; 0 where nothing was tried
+    cause: str  # a word of ``engine.failures``
+    message: str  # one line
+    remedy: str
+    action: Action
+    cohort: int = 1  # banks that shared the attempt
+    detail: str = ""  # the actor's traceback, or all that Ray says
+
+    @property
+    def may_have_trained(self) -> bool:
+        """Whether the bank is charged: something that it computed may have left it."""
+        return self.attempt > 0
+
+    def __str__(self) -> str:
+        others = f" and {self.cohort - 1} more of its cohort" if self.cohort > 1 else ""
+        where = f"round {self.round}, bank {self.bank!r}{others}, attempt {self.attempt}"
+        return f"{where}: {self.cause.replace('_', ' ')}: {self.message}; {self.remedy}"
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """No actor can be placed at the moment. Told every few seconds until one is, or until the wait is over."""
+
+    seconds: float  # waited so far
+    message: str
+
+
 @dataclass(frozen=True, slots=True)
 class BankRow:
     """One bank after one round; ``metrics`` are on the bank's own test rows and empty when it was not evaluated.
@@ -76,6 +116,7 @@ class RoundRow:
     bytes_down: int
     seconds: float
     oracle: Mapping[str, float] = field(default_factory=dict)
+    failed: Mapping[str, str] = field(default_factory=dict)  # banks of this round without whom it went on, and why
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,4 +174,4 @@ class Finished:
     exit_code: int = 0  # of a grid: the highest of its failed runs
 
 
-Event = Started | BankDone | RoundRow | Served | BaselineDone | Turn | RunDone | RunFailed | Finished
+Event = Started | BankDone | Failed | Waiting | RoundRow | Served | BaselineDone | Turn | RunDone | RunFailed | Finished

@@ -174,6 +174,50 @@ class Resources(Section):
     num_actors: int | None = Field(default=None, ge=1, description="actors; null: as many as banks and cluster allow")
 
 
+class Failures(Section):
+    """What follows when a bank's work fails: its process dies, hangs or raises, or its update cannot be used.
+
+    Without failures no key of this block reaches a result.
+    """
+
+    policy: Literal["retry", "skip", "abort"] = Field(
+        default="retry",
+        description="retry: repeat the work, then end the run; skip: repeat it, then go on without the bank; "
+        "abort: end the run at the first failure",
+    )
+    retries: int = Field(default=2, ge=0, le=100, description="repetitions of work whose process died or ran late")
+    quorum: float = Field(
+        default=0.5, gt=0, le=1, description="share of a round's banks that must answer, or the run ends (skip)"
+    )
+    quarantine: int = Field(
+        default=2, ge=1, description="refused updates after which a bank is left out of the run (skip)"
+    )
+    max_norm: float | None = Field(
+        default=None, gt=0, description="L2 norm above which an update is refused; null: any finite one is taken"
+    )
+    deadline_s: float | None = Field(
+        default=None, gt=0, description="seconds after which an attempt counts as failed; null: wait"
+    )
+    deadline_factor: float | None = Field(
+        default=None, gt=1, description="the same, as a multiple of the median time of the run's attempts so far"
+    )
+
+    @model_validator(mode="after")
+    def _no_idle_knob(self) -> Failures:
+        for knob, default in (("quorum", 0.5), ("quarantine", 2)):
+            if getattr(self, knob) != default and self.policy != "skip":
+                raise ValueError(f"{knob} has an effect only with policy: skip (got {self.policy})")
+        if self.retries != 2 and self.policy == "abort":
+            raise ValueError("retries has an effect only with policy: retry or skip (got abort)")
+        if self.deadline_s is not None and self.deadline_factor is not None:
+            raise ValueError(f"give deadline_s ({self.deadline_s:g}) or deadline_factor, not both")
+        return self
+
+    def least(self, banks: int) -> int:
+        """How many of a round's banks must answer."""
+        return banks if self.policy != "skip" else max(1, math.ceil(self.quorum * banks - 1e-9))
+
+
 class Scenario(Section):
     """One federated run."""
 
@@ -204,6 +248,7 @@ class Scenario(Section):
         default=(), description="also run for comparison, with the same number of steps"
     )
     resources: Resources = Field(default=Resources(), description="what is reserved from Ray")
+    failures: Failures = Field(default=Failures(), description="what follows when a bank's work fails")
 
     def digest(self) -> str:
         """SHA-256 of the canonical JSON: equal for equal scenarios, wherever their files lie.

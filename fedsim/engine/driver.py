@@ -12,20 +12,22 @@ first reaches a number. Rounds count from 0 inside a job and from 1 in what is s
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 
 from fedsim.core import seeds
 from fedsim.core.adapter import map_tensors
-from fedsim.core.events import BankDone, Event, Finished, RoundRow, Served
+from fedsim.core.events import Event, Failed, Finished, RoundRow, Served
 from fedsim.core.messages import Exchange, ServerState, Update
 from fedsim.engine.evaluation import Evaluated, evaluate, own_adapters
+from fedsim.engine.failures import Offences
+from fedsim.engine.gather import Gathered, Missing, gather, require_quorum
 from fedsim.engine.plan import Plan
 from fedsim.engine.pool import Kept, Pool
 from fedsim.engine.rows import round_row
-from fedsim.engine.transport import Delivery, Downlink, unpack
+from fedsim.engine.transport import Downlink
 from fedsim.privacy.accounting import Bound
 from fedsim.records.summary import Summary
 
@@ -41,23 +43,27 @@ class Driver:
         self.ledger = plan.ledger()
         self.summary = Summary(plan.started())
         self.kept: dict[str, Kept] = {}  # by bank; carried, never read
+        self.offences = Offences(plan.failures.quarantine)
+        self.decided: Mapping[int, Sequence[Failed]] = {}  # by round (from 0): what a resumed run must do again
 
     def run(self) -> Iterator[Event]:
-        """Started, then per round BankDone of each bank and a RoundRow, then Served of each model and Finished."""
+        """Started, then per round BankDone of each bank and a RoundRow, then Served of each model and Finished.
+
+        Between them Failed, whose action is taken when the next event is asked for, and Waiting.
+        """
         plan, strategy, clock = self.plan, self.plan.strategy, _Clock()
-        self.pool.ready()
+        yield from self.pool.ready()
         yield plan.started()
         state = strategy.init(self.pool.new_adapter(plan.seed), plan.infos, plan.seed)
-        yield self._row(0, [], evaluate(plan, self.pool, state, self.kept), clock.lap())
+        yield self._row(0, Gathered(), evaluate(plan, self.pool, state, self.kept), clock.lap())
         cohort = self._cohort(0)
         while cohort is not None:
-            jobs = [strategy.configure(state, bank, plan.seed) for bank in cohort]
-            exchanges = yield from self._train(self.downlink.send(jobs))
-            state = self._aggregate(state, exchanges)
-            self._charge(state.round, exchanges)
+            gathered = yield from self._train(state, cohort)
+            state = self._aggregate(state, gathered.exchanges)
+            self._charge(state.round, gathered)
             cohort = self._cohort(state.round)
             evaluated = self._evaluate(state, last=cohort is None)
-            yield self._row(state.round, exchanges, evaluated, clock.lap())
+            yield self._row(state.round, gathered, evaluated, clock.lap())
         if plan.exports:
             yield from self._served(state)
         status = "completed" if state.round == plan.num_rounds else "budget_exhausted"
@@ -96,25 +102,33 @@ class Driver:
         like = exchanges[0].update.delta if exchanges else trained
         return Exchange(job, Update(job.bank, map_tensors(torch.zeros_like, like), num_examples=1, num_steps=0))
 
-    def _charge(self, round_: int, exchanges: Sequence[Exchange]) -> None:
-        """Each bank that has trained; under a curator every bank, as not being drawn is part of what is accounted."""
-        if self.plan.curator is None:
-            for exchange in exchanges:
-                self.ledger.charge(round_, exchange.update.bank, exchange.update.spend)
-        else:
+    def _charge(self, round_: int, gathered: Gathered) -> None:
+        """Each bank that has trained or may have; under a curator all, as not being drawn is part of the account."""
+        if self.plan.curator is not None:
             for info in self.plan.infos:
                 self.ledger.charge(round_, info.name, self.plan.curator.spend())
+            return
+        for exchange in gathered.exchanges:
+            self.ledger.charge(round_, exchange.update.bank, exchange.update.spend)
+        for bank, one in gathered.missing.items():
+            if one.failed.may_have_trained:
+                mechanism = self.plan.mechanisms[bank]
+                self.ledger.charge(round_, bank, mechanism.spend(mechanism.plan.steps_per_round))
 
-    def _train(self, deliveries: Sequence[Delivery]) -> Generator[BankDone, None, list[Exchange]]:
-        """Exchanges in bank order. Banks are decoded as they finish."""
-        exchanges: dict[int, Exchange] = {}
-        before = [self.kept.get(delivery.to.bank) for delivery in deliveries]
-        for index, reply, kept in self.pool.train(deliveries, before) if deliveries else ():
-            delivery = deliveries[index]
-            exchanges[index] = Exchange(delivery.job(), unpack(reply, self.plan.upload, delivery))
-            self.kept[reply.bank] = kept
-            yield BankDone(delivery.to.round + 1, reply.bank, len(exchanges), len(deliveries))
-        return [exchanges[index] for index in range(len(deliveries))]
+    def _train(self, state: ServerState, cohort: Sequence[str]) -> Generator[Event, None, Gathered]:
+        """What the banks of a round send, and who is missing: QuorumError when the round may not go on without them."""
+        barred = {one.bank: Missing(one) for one in self.offences.barred(state.round, cohort)}
+        for one in barred.values():
+            yield one.failed
+        asked = [bank for bank in cohort if bank not in barred]
+        jobs = [self.plan.strategy.configure(state, bank, self.plan.seed) for bank in asked]
+        decided = self.decided.get(state.round, ())
+        gathered = yield from gather(self.plan, self.pool, self.downlink.send(jobs), self.kept, decided)
+        for one in gathered.missing.values():
+            self.offences.note(one.failed)
+        gathered.missing = {bank: both[bank] for both in [barred | gathered.missing] for bank in cohort if bank in both}
+        require_quorum(self.plan, gathered.missing, len(cohort))
+        return gathered
 
     def _evaluate(self, state: ServerState, last: bool) -> Evaluated:
         every = self.plan.evaluation.every
@@ -122,8 +136,8 @@ class Driver:
             return evaluate(self.plan, self.pool, state, self.kept)
         return Evaluated()
 
-    def _row(self, round_: int, exchanges: Sequence[Exchange], evaluated: Evaluated, seconds: float) -> RoundRow:
-        row = round_row(self.plan, self.ledger, round_, exchanges, evaluated, seconds)
+    def _row(self, round_: int, gathered: Gathered, evaluated: Evaluated, seconds: float) -> RoundRow:
+        row = round_row(self.plan, self.ledger, round_, gathered, evaluated, seconds)
         self.summary.add(row)
         return row
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fedsim.codecs import Codec
 from fedsim.core.events import BankSummary, Started
 from fedsim.core.messages import BankInfo
 from fedsim.core.rows import BankRows
+from fedsim.core.scenario import Failures
 from fedsim.privacy.base import Curator, Mechanism
 from fedsim.privacy.ledger import Ledger
 from fedsim.strategies.base import LocalRule, Strategy
@@ -48,6 +49,7 @@ class Plan:
     evaluation: Evaluation
     notes: tuple[str, ...] = ()  # sentences for the user, shown when the run starts
     curator: Curator | None = None  # a trusted server that samples the banks and noises their mean
+    failures: Failures = field(default_factory=Failures)  # what follows when a bank's work fails
     exports: bool = True  # whether adapters are handed out at the end; a baseline is only measured
 
     def trainer_of(self, bank: str) -> str:

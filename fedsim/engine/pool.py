@@ -6,14 +6,19 @@ anything is computed from them: arrival order drives the progress display and no
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from fedsim.core.adapter import AdapterState, Tensors
-from fedsim.engine.actor import ClientActor
+from fedsim.core.errors import FedsimError
+from fedsim.core.events import Failed, Waiting
+from fedsim.core.scenario import Failures
+from fedsim.engine.actor import ClientActor, describe
+from fedsim.engine.failures import Decided, decide, failed, of_error
 from fedsim.engine.resources import Actors, cohorts
 from fedsim.engine.transport import Address, Delivery, Parcel, Reply
 from fedsim.train.values import Scores
@@ -32,17 +37,30 @@ class OwnJob:
     own: np.ndarray  # (n,) the bank's training rows
 
 
+class Answer(NamedTuple):
+    """What one bank sent and what it keeps. ``which`` is the index of its delivery."""
+
+    which: int
+    reply: Reply
+    kept: Kept
+
+
 class Pool(Protocol):
     """Client actors that play any bank. All errors are FedsimError."""
 
-    def ready(self) -> None:
-        """Return when every actor is up and has loaded the base model. ResourceError when one cannot be placed."""
+    def ready(self) -> Iterator[Waiting]:
+        """Ends when every actor is up and has loaded the base model. ResourceError when one cannot be placed."""
 
     def new_adapter(self, seed: int) -> AdapterState:
         """The adapter that training starts from."""
 
-    def train(self, deliveries: Sequence[Delivery], kept: Sequence[Kept]) -> Iterator[tuple[int, Reply, Kept]]:
-        """(index of the delivery, what the bank sent, what it keeps) as banks finish."""
+    def train(
+        self, deliveries: Sequence[Delivery], kept: Sequence[Kept], failures: Failures, decided: Decided
+    ) -> Iterator[Answer | Failed | Waiting]:
+        """Answers as banks finish, and every attempt that failed; what follows of it is done after it was taken.
+
+        Banks that it was ``decided`` to skip are left out. The error of an abort is raised.
+        """
 
     def evaluate(self, model: Parcel, chunks: Sequence[np.ndarray]) -> Iterator[tuple[int, Scores]]:
         """(index of the chunk, scores of its rows) under one adapter."""
@@ -58,22 +76,41 @@ class Pool(Protocol):
 
 
 class InlinePool:
-    """One actor in this process: for tests, debugging and machines without Ray. ``kept`` is a plain value."""
+    """One actor in this process: for tests, debugging and machines without Ray. ``kept`` is a plain value.
+
+    A process cannot outlive its own death and has no deadline: what fails here is an exception of a bank's work.
+    """
 
     def __init__(self, client: ClientActor, actors: Actors) -> None:
         self._client, self._actors = client, replace(actors, num_actors=1)
 
-    def ready(self) -> None:
+    def ready(self) -> Iterator[Waiting]:
         self._client.load()
+        return iter(())
 
     def new_adapter(self, seed: int) -> AdapterState:
         return self._client.new_adapter(seed)
 
-    def train(self, deliveries: Sequence[Delivery], kept: Sequence[Kept]) -> Iterator[tuple[int, Reply, Kept]]:
-        for group in cohorts(len(deliveries), self._actors):
-            answers = self._client.train([deliveries[i].job() for i in group], [_value(kept[i]) for i in group])
-            for index, (reply, mine) in zip(group, answers, strict=True):
-                yield index, reply, mine
+    def train(
+        self, deliveries: Sequence[Delivery], kept: Sequence[Kept], failures: Failures, decided: Decided
+    ) -> Iterator[Answer | Failed | Waiting]:
+        work = deque((group, 1) for group in groups(deliveries, self._actors, decided))
+        while work:
+            group, attempt = work.popleft()
+            jobs = [deliveries[index].job() for index in group]
+            try:
+                answers = self._client.train(jobs, [_value(kept[index]) for index in group])
+            except FedsimError as error:
+                cause = of_error(error, describe(jobs))
+                action = decide(failures, cause, attempt, len(group))
+                yield from failed(cause, jobs[0].round, [job.bank for job in jobs], attempt, action)
+                if action == "abort":
+                    raise
+                if action != "skip":
+                    again = [group] if action == "retry" else [(index,) for index in group]
+                    work.extendleft((part, attempt + 1) for part in reversed(again))
+            else:
+                yield from (Answer(index, *answer) for index, answer in zip(group, answers, strict=True))
 
     def evaluate(self, model: Parcel, chunks: Sequence[np.ndarray]) -> Iterator[tuple[int, Scores]]:
         for index, rows in enumerate(chunks):
@@ -89,6 +126,17 @@ class InlinePool:
 
     def close(self) -> None:
         pass
+
+
+def groups(deliveries: Sequence[Delivery], actors: Actors, decided: Decided) -> list[tuple[int, ...]]:
+    """Which deliveries are trained together: the cohorts of all, less those who are skipped or go alone."""
+    found: list[tuple[int, ...]] = []
+    for cohort in cohorts(len(deliveries), actors):
+        actions = {index: decided.get(deliveries[index].to.bank) for index in cohort}
+        together = tuple(index for index, action in actions.items() if action is None)
+        found += [together] if together else []
+        found += [(index,) for index, action in actions.items() if action == "alone"]
+    return found
 
 
 def _value(kept: Kept) -> Tensors:

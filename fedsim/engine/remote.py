@@ -12,8 +12,10 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from fedsim.core.errors import FedsimError
-from fedsim.engine.ray_pool import RayPool, as_fedsim_error, kill, start
+from fedsim.engine.classify import classify
+from fedsim.engine.ray_pool import RayPool
 from fedsim.engine.resources import Actors
+from fedsim.engine.slots import kill, start
 
 if TYPE_CHECKING:
     from fedsim.core.events import Event
@@ -66,7 +68,7 @@ class RemoteDriver:
                 yield ray.get(event)
             ended = True
         except RayTaskError as error:
-            raise as_fedsim_error(error, "the driver") from error
+            raise classify(error, "the driver").as_error("the driver") from error
         except RayError as error:
             raise FedsimError(f"the driver process died: {' '.join(str(error).split())}") from error
         finally:

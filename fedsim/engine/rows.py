@@ -7,23 +7,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from fedsim.core.events import BankRow, RoundRow
-from fedsim.core.messages import Exchange, Update
+from fedsim.core.messages import Update
 from fedsim.core.rows import BankRows
 from fedsim.engine.evaluation import Evaluated
+from fedsim.engine.gather import Gathered
 from fedsim.engine.plan import Plan
 from fedsim.privacy.ledger import Ledger
 
 
 def round_row(
-    plan: Plan, ledger: Ledger, round_: int, exchanges: Sequence[Exchange], evaluated: Evaluated, seconds: float
+    plan: Plan, ledger: Ledger, round_: int, gathered: Gathered, evaluated: Evaluated, seconds: float
 ) -> RoundRow:
     """The row of a round that took ``seconds``. The ledger has been charged before."""
-    updates = {exchange.update.bank: exchange.update for exchange in exchanges}
+    updates = {exchange.update.bank: exchange.update for exchange in gathered.exchanges}
     epsilons = {info.name: ledger.epsilon(info.name) for info in plan.infos}
     rows = []
     for bank in plan.banks:
         trainer, metrics = plan.trainer_of(bank.name), evaluated.banks.get(bank.name, {})
         row = _bank_row(bank, round_, updates.get(trainer), epsilons[trainer], metrics)
+        if bank.name in gathered.missing:
+            row = replace(row, bytes_down=gathered.missing[bank.name].bytes_down)
         rows.append(replace(row, num_releases=sum(spend.num_steps for spend in ledger.spent(trainer))))
     return RoundRow(
         round=round_,
@@ -32,8 +35,10 @@ def round_row(
         banks=tuple(rows),
         epsilon=max(epsilons.values()),
         bytes_up=sum(update.bytes_up for update in updates.values()),
-        bytes_down=sum(update.bytes_down for update in updates.values()),
+        bytes_down=sum(update.bytes_down for update in updates.values())
+        + sum(one.bytes_down for one in gathered.missing.values()),
         seconds=seconds,
+        failed={bank: one.failed.cause for bank, one in gathered.missing.items()},
         oracle=_mean_oracle(list(updates.values())),
     )
 

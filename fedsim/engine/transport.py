@@ -25,8 +25,8 @@ from torch import Tensor
 from fedsim.codecs import Codec, Payload, pipeline
 from fedsim.core import seeds
 from fedsim.core.adapter import AdapterState, Tensors
-from fedsim.core.errors import QuorumError
 from fedsim.core.messages import Spend, TrainJob, Update
+from fedsim.engine.validation import Refused, require_finite
 from fedsim.train.values import Trained
 
 PLAIN = pipeline(())
@@ -177,15 +177,20 @@ class Reply:
     num_steps: int
     spend: Spend | None
     oracle: Mapping[str, float]
+    problem: str = ""  # why the bank sends nothing: its update holds values that are not finite
 
 
 def pack(trained: Trained, codec: Codec, kept: Tensors, seed: int) -> tuple[Reply, dict[str, Tensor]]:
     """The bank's side: (reply, the bank's kept for its next job). ``kept`` is what came with this job.
 
-    QuorumError when the update holds a value that is not finite.
+    An update that is not finite is kept back (a codec could make numbers of it): the bank says so, and keeps what it
+    kept before.
     """
     outcome = trained.outcome
-    _require_finite({**outcome.delta, **outcome.slots})
+    try:
+        require_finite({**outcome.delta, **outcome.slots})
+    except Refused as error:
+        return _nothing(trained, str(error)), dict(kept)
     residual = {name.removeprefix(CODEC_KEPT): kept[name] for name in kept if name.startswith(CODEC_KEPT)}
     delta, rest = _encode(codec, outcome.delta, residual, seeds.generator(seed, "upload"))
     slots, _ = _encode(PLAIN, outcome.slots, {}, seeds.generator(seed, "upload slots"))
@@ -203,16 +208,23 @@ def pack(trained: Trained, codec: Codec, kept: Tensors, seed: int) -> tuple[Repl
     return reply, {**outcome.kept, **{f"{CODEC_KEPT}{name}": tensor for name, tensor in rest.items()}}
 
 
+def _nothing(trained: Trained, problem: str) -> Reply:
+    empty, steps = Payload(b"", 0), trained.num_steps
+    return Reply(trained.bank, empty, empty, {}, {}, trained.num_examples, steps, trained.spend, {}, problem)
+
+
 def rule_kept(kept: Tensors) -> dict[str, Tensor]:
     """The part of a bank's kept that belongs to the method's rule, without the codec's residual."""
     return {name: tensor for name, tensor in kept.items() if not name.startswith(CODEC_KEPT)}
 
 
 def unpack(reply: Reply, codec: Codec, delivery: Delivery) -> Update:
-    """The server's side. QuorumError when a decoded value is not finite: it must not reach a mean."""
+    """The server's side. Refused when a decoded value is not finite: it must not reach a mean."""
+    if reply.problem:
+        raise Refused("not_finite", reply.problem)
     delta = _decode(codec, reply.delta, {name: torch.zeros(shape) for name, shape in reply.delta_shapes.items()})
     slots = _decode(PLAIN, reply.slots, {name: torch.zeros(shape) for name, shape in reply.slot_shapes.items()})
-    _require_finite({**delta, **slots}, f"bank {reply.bank!r}, round {delivery.to.round + 1}: ")
+    require_finite({**delta, **slots})
     return Update(
         bank=reply.bank,
         delta=delta,
@@ -224,16 +236,6 @@ def unpack(reply: Reply, codec: Codec, delivery: Delivery) -> Update:
         bytes_up=reply.delta.num_bytes + reply.slots.num_bytes,
         oracle=reply.oracle,
     )
-
-
-def _require_finite(tensors: Tensors, where: str = "") -> None:
-    for name, tensor in tensors.items():
-        bad = int((~torch.isfinite(tensor)).sum())
-        if bad:
-            raise QuorumError(
-                f"{where}{bad} of {tensor.numel()} values of {name!r} in the update are not finite: "
-                "training diverged; lower train.lr"
-            )
 
 
 def _encode(codec: Codec, tensors: Tensors, kept: Tensors, draws: torch.Generator) -> tuple[Payload, Tensors]:

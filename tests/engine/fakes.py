@@ -40,21 +40,62 @@ def plant(folder: Path, round_: int, bank: str, action: str, times: int = 1) -> 
         (folder / f"{round_}-{bank}-{number}").write_text(action)
 
 
-def strike(folder: Path, job: TrainJob) -> None:
-    """Use up one planted fault of this job. A hanging process leaves its id in ``pid``."""
+def strike(folder: Path, job: TrainJob) -> str:
+    """Use up one planted fault of this job: "<action>" strikes now, "<action>@<phase>" when the trainer gets there.
+
+    A hanging process leaves its id in ``pid``.
+    """
     for planted in sorted(folder.glob(f"{job.round}-{job.bank}-*"))[:1]:
         action = planted.read_text()
         planted.unlink()
-        if action == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        elif action == "hang":
+        if action == "hang":
             (folder / "pid").write_text(str(os.getpid()))
-            time.sleep(600)
-        elif action == "exit":
-            raise SystemExit(3)
-        elif action == "model":
-            raise ModelError("no weights")
-        raise ValueError("a bug in a plug-in")
+        if "@" in action:
+            return action
+        _strike(action)
+    return ""
+
+
+def _strike(action: str) -> None:
+    if action == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif action == "hang":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(600)
+    elif action == "sleep":
+        time.sleep(1.5)
+        return
+    elif action == "exit":
+        raise SystemExit(3)
+    elif action == "model":
+        raise ModelError("no weights")
+    elif action == "gpu":
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    elif action == "unpicklable":
+        raise Unpicklable(1, 2)
+    raise ValueError("a bug in a plug-in")
+
+
+class Unpicklable(Exception):
+    def __init__(self, left: int, right: int) -> None:
+        super().__init__(f"{left} is not {right}")
+        self.handle = lambda: None
+
+
+def spoil(delta: Tensors, action: str) -> Tensors:
+    """An update as a broken or hostile bank sends it."""
+    changed = dict(delta)
+    if action == "nan@update":
+        changed["q.A"] = delta["q.A"].clone().index_fill_(0, torch.tensor([1]), float("nan"))
+    elif action == "huge@update":
+        changed["q.A"] = 1e6 * delta["q.A"]
+    elif action == "shape@update":
+        changed["q.B"] = delta["q.B"][:, :1]
+    elif action == "missing@update":
+        del changed["q.B"]
+    elif action == "extra@update":
+        changed["q.C"] = torch.ones(2)
+    return changed
 
 
 class ToyTrainer:
@@ -72,10 +113,11 @@ class ToyTrainer:
         return [self._train(job, mine) for job, mine in zip(jobs, kept, strict=True)]
 
     def _train(self, job: TrainJob, kept: Tensors) -> Trained:
-        if self.faults is not None:
-            strike(self.faults, job)
+        fault = strike(self.faults, job) if self.faults is not None else ""
         start = self.rule.start(job, kept)
         number = BANKS.index(job.bank) + 1
+        if fault == "kill@noise":
+            _strike("kill")
         draw = seeds.generator(job.seed, "noise")
         trained = {
             name: tensor + STEPS * (0.1 * (number - tensor) + 0.01 * torch.randn(tensor.shape, generator=draw))
@@ -84,7 +126,10 @@ class ToyTrainer:
         }
         context = LocalContext(job=job, start=start.tensors, kept=kept, lr=0.1, num_steps=STEPS)
         outcome = self.rule.finish(start.with_tensors(trained), context)
+        outcome = replace(outcome, delta=spoil(outcome.delta, fault))
         rounds = kept.get("rounds", torch.zeros(1)) + 1
+        if fault == "kill@return":
+            _strike("kill")
         return Trained(
             bank=job.bank,
             outcome=replace(outcome, kept={**outcome.kept, "rounds": rounds}),

@@ -13,6 +13,7 @@ from fedsim.codecs import pipeline
 from fedsim.core.adapter import AdapterState, Tensors
 from fedsim.core.errors import FedsimError, Problem, ResourceError, ScenarioError
 from fedsim.core.messages import TrainJob
+from fedsim.core.scenario import Failures
 from fedsim.engine.actor import FUSE_ROWS, ClientActor, describe, reported
 from fedsim.engine.pool import InlinePool
 from fedsim.engine.resources import Actors
@@ -33,16 +34,10 @@ def test_jobs_are_described_by_round_bank_and_seed() -> None:
     assert describe(jobs(7)).endswith("'bank-3' (seed 13) and 3 more")
 
 
-class Unpicklable(Exception):
-    def __init__(self, left: int, right: int) -> None:
-        super().__init__(f"{left} is not {right}")
-        self.handle = lambda: None
-
-
 @pytest.mark.parametrize(
     ("cause", "kind", "text"),
     [
-        (Unpicklable(1, 2), FedsimError, "here: Unpicklable: 1 is not 2"),
+        (fakes.Unpicklable(1, 2), FedsimError, "here: Unpicklable: 1 is not 2"),
         (SystemExit(3), FedsimError, "here: SystemExit: 3"),
         (ResourceError("too big"), ResourceError, "here: too big"),
         (torch.OutOfMemoryError("CUDA"), ResourceError, "here: out of GPU memory; lower train.max_rows"),
@@ -125,7 +120,7 @@ def test_cohorts_are_contiguous_in_bank_order(banks_per_actor: int, sizes: list[
     pool = InlinePool(ClientActor(lambda: trainer, LocalRule(), pipeline(())), Actors(banks_per_actor=banks_per_actor))
     state = trainer.new_adapter(1)
     deliveries = Downlink(pipeline(()), 1).send([TrainJob(0, bank, state) for bank in fakes.BANKS])
-    answers = list(pool.train(deliveries, [None, None, None]))
+    answers = list(pool.train(deliveries, [None, None, None], Failures(), {}))
     assert [len(cohort) for cohort in trainer.cohorts] == sizes
     assert [bank for cohort in trainer.cohorts for bank in cohort] == list(fakes.BANKS)
     assert [(index, reply.bank) for index, reply, _ in answers] == list(enumerate(fakes.BANKS))

@@ -12,13 +12,15 @@ import torch
 
 from fedsim.codecs import pipeline
 from fedsim.core.adapter import weighted_mean
-from fedsim.core.events import BankDone, Finished, RoundRow, Served, Started
+from fedsim.core.events import BankDone, Failed, Finished, RoundRow, Served, Started, Waiting
 from fedsim.core.registry import NoKnobs
+from fedsim.core.scenario import Failures
 from fedsim.engine.actor import ClientActor
 from fedsim.engine.driver import Driver, sample
-from fedsim.engine.pool import InlinePool, Kept
+from fedsim.engine.failures import Decided
+from fedsim.engine.pool import Answer, InlinePool, Kept
 from fedsim.engine.resources import Actors
-from fedsim.engine.transport import Delivery, Reply
+from fedsim.engine.transport import Delivery
 from fedsim.privacy.base import Terms
 from fedsim.privacy.ledger import Ledger
 from fedsim.privacy.none import NoPrivacy
@@ -108,8 +110,10 @@ def test_no_rounds_is_an_evaluation() -> None:
 
 def test_order_of_arrival_does_not_reach_the_result() -> None:
     class Backwards(InlinePool):
-        def train(self, deliveries: Sequence[Delivery], kept: Sequence[Kept]) -> Iterator[tuple[int, Reply, Kept]]:
-            yield from reversed(list(super().train(deliveries, kept)))
+        def train(
+            self, deliveries: Sequence[Delivery], kept: Sequence[Kept], failures: Failures, decided: Decided
+        ) -> Iterator[Answer | Failed | Waiting]:
+            yield from reversed(list(super().train(deliveries, kept, failures, decided)))
 
     plan = fakes.plan()
     events = list(Driver(plan, Backwards(fakes.make_client(plan)(), Actors())).run())

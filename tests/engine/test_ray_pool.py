@@ -134,7 +134,8 @@ def test_a_bank_whose_actor_always_dies_is_named(
 ) -> None:
     bank = second_round(reference)[0]
     fakes.plant(faults, 1, bank, "kill", times=3)
-    with pytest.raises(QuorumError, match=rf"round 2, bank '{bank}' \(seed \d+\), attempt 3: ActorDiedError: .*SYSTEM"):
+    died = rf"round 2, bank '{bank}' .*, attempt 3: died: process \d+ on"
+    with pytest.raises(QuorumError, match=died):
         list(Driver(plan, pool).run())
     assert not list(faults.iterdir()), "two retries"
 
@@ -142,14 +143,14 @@ def test_a_bank_whose_actor_always_dies_is_named(
 def test_a_model_that_cannot_be_loaded_is_reported_as_such(ray_session: Actors) -> None:
     refused = pytest.raises(ModelError, match="loading the base model: target_modules match nothing")
     with closing(RayPool(ray.put(fakes.Unloadable()), replace(ray_session, num_actors=1))) as pool, refused:
-        pool.ready()
+        list(pool.ready())
 
 
 def test_an_actor_that_dies_while_loading_is_replaced(ray_session: Actors, tmp_path: Path) -> None:
     plan = fakes.plan(num_rounds=0)
     make_client = ray.put(fakes.DiesLoading(fakes.make_client(plan), tmp_path / "died"))
     with closing(RayPool(make_client, replace(ray_session, num_actors=1))) as pool:
-        pool.ready()
+        list(pool.ready())
         assert (tmp_path / "died").exists()
         assert fakes.same(pool.new_adapter(plan.seed).tensors, fakes.MakeToy()().new_adapter(plan.seed).tensors)
 

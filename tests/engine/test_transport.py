@@ -9,9 +9,9 @@ import torch
 
 from fedsim.codecs import Codec, pipeline
 from fedsim.core.adapter import AdapterState, Tensors
-from fedsim.core.errors import QuorumError
 from fedsim.core.messages import TrainJob
 from fedsim.engine.transport import Downlink, pack, rule_kept, unpack
+from fedsim.engine.validation import Refused
 from fedsim.strategies.base import Outcome
 from fedsim.train.values import Trained
 from tests.engine import fakes
@@ -162,13 +162,19 @@ def test_the_residual_of_an_upload_stays_at_the_bank_and_apart_from_the_rule() -
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("codec", [pipeline(()), pipeline([("affine", {})])], ids=["float32", "affine"])
 def test_values_that_are_not_finite_never_leave(codec: Codec, value: float) -> None:
-    with pytest.raises(QuorumError, match=r"1 of 6 values of 'q.A' in the update are not finite.*lower train.lr"):
-        pack(trained({"q.A": torch.tensor([value, 1, 1, 1, 1, 1])}), codec, {}, seed=3)
+    before = {"own.B": torch.ones(1)}
+    diverged = trained({"q.A": torch.tensor([value, 1, 1, 1, 1, 1])}, kept={"own.B": torch.full((1,), value)})
+    reply, kept = pack(diverged, codec, before, seed=3)
+    assert (reply.delta.num_bytes, reply.problem) == (0, "1 of 6 values of 'q.A' in the update are not finite")
+    assert fakes.same(kept, before), "what the bank keeps did not diverge with it"
+    delivery = Downlink(pipeline(()), 1).send([job("east", adapter(), 2)])[0]
+    with pytest.raises(Refused, match=r"^1 of 6 values"):
+        unpack(reply, codec, delivery)
 
 
 def test_values_that_are_not_finite_never_reach_a_mean() -> None:
     reply, _ = pack(trained({"q.A": torch.ones(2, 3)}), pipeline(()), {}, seed=3)
     poisoned = replace(reply, delta=replace(reply.delta, body=b"\x00\x00\xc0\x7f" * 6))
     delivery = Downlink(pipeline(()), 1).send([job("east", adapter(), 2)])[0]
-    with pytest.raises(QuorumError, match=r"^bank 'east', round 3: 6 of 6 values"):
+    with pytest.raises(Refused, match=r"^6 of 6 values of 'q.A'"):
         unpack(poisoned, pipeline(()), delivery)

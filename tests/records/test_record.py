@@ -67,6 +67,7 @@ def test_one_line_per_round_and_per_bank_with_a_schema_version(folder):
         "bytes_down": 6000,
         "seconds": 3.0,
         "oracle": {"loss": 0.6},
+        "failed": {},
     }
     assert banks[-1]["metrics"]["f1"] is None
 

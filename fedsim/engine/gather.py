@@ -1,0 +1,87 @@
+"""The answers of one round: decoded as they come, put in bank order, and what is done about those that do not come."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fedsim.core.errors import QuorumError
+from fedsim.core.events import BankDone, Event, Failed
+from fedsim.core.messages import Exchange
+from fedsim.engine.failures import REFUSALS, decide, failed, too_few
+from fedsim.engine.plan import Plan
+from fedsim.engine.pool import Answer, Kept, Pool
+from fedsim.engine.transport import Delivery, unpack
+from fedsim.engine.validation import Refused, require_norm, require_tensors
+
+
+@dataclass(slots=True)
+class Missing:
+    """A bank of the round whose answer is not used: why, and what it was sent."""
+
+    failed: Failed
+    bytes_down: int = 0
+
+
+@dataclass(slots=True)
+class Gathered:
+    """``exchanges`` are in bank order, ``missing`` by bank."""
+
+    exchanges: list[Exchange] = field(default_factory=list)
+    missing: dict[str, Missing] = field(default_factory=dict)
+
+
+def gather(
+    plan: Plan, pool: Pool, deliveries: Sequence[Delivery], kept: dict[str, Kept], decided: Sequence[Failed]
+) -> Generator[Event, None, Gathered]:
+    """Have the banks train and collect what they send. What they keep goes into ``kept`` where their answer is used.
+
+    ``decided`` are the failures of this round in an earlier life of the run: what followed of them follows again. The
+    error of a failure that may not be passed over is raised after the event that tells of it.
+    """
+    exchanges: dict[int, Exchange] = {}
+    gathered, sent = Gathered(), {delivery.to.bank: delivery.num_bytes for delivery in deliveries}
+    lost = [one for one in decided if one.cause not in REFUSALS]  # a refused update comes, and is refused, again
+    for one in lost:
+        if one.action == "skip":
+            gathered.missing[one.bank] = Missing(one, sent[one.bank])
+    before = [kept.get(delivery.to.bank) for delivery in deliveries]
+    actions = {one.bank: one.action for one in lost}
+    for answer in pool.train(deliveries, before, plan.failures, actions) if deliveries else ():
+        told = _used(answer, plan, deliveries, exchanges, kept) if isinstance(answer, Answer) else answer
+        yield told
+        if isinstance(told, Failed) and told.action == "skip":
+            gathered.missing[told.bank] = Missing(told, sent[told.bank])
+        elif isinstance(told, Failed) and told.cause in REFUSALS:
+            raise QuorumError(str(told))
+    gathered.exchanges = [exchanges[index] for index in sorted(exchanges)]
+    return gathered
+
+
+def _used(
+    answer: Answer,
+    plan: Plan,
+    deliveries: Sequence[Delivery],
+    exchanges: dict[int, Exchange],
+    kept: dict[str, Kept],
+) -> BankDone | Failed:
+    """Take an answer in; or, where it is not fit for use, the failure that it is."""
+    delivery = deliveries[answer.which]
+    round_, bank = delivery.to.round, delivery.to.bank
+    try:
+        require_tensors(answer.reply.delta_shapes, answer.reply.slot_shapes, delivery.job(), plan.rule)
+        update = unpack(answer.reply, plan.upload, delivery)
+        require_norm(update.delta, plan.failures.max_norm)
+    except Refused as refused:
+        action = decide(plan.failures, refused.cause, 1, 1)
+        return next(failed(refused.cause, round_, [bank], 1, action))
+    exchanges[answer.which] = Exchange(delivery.job(), update)
+    kept[bank] = answer.kept
+    return BankDone(round_ + 1, bank, len(exchanges), len(deliveries))
+
+
+def require_quorum(plan: Plan, missing: Mapping[str, Missing], asked: int) -> None:
+    """QuorumError, naming banks and causes, when too few are left to go on: before anything is aggregated."""
+    error = too_few(plan.failures, {bank: one.failed for bank, one in missing.items()}, asked)
+    if error is not None:
+        raise error

@@ -1,0 +1,70 @@
+"""Is an update fit to be aggregated? Looked at before it is decoded (tensors), after it (values, norm), bank by bank.
+
+What is expected is what the bank was sent: an update changes tensors of the job's adapter, so it has their names and
+shapes, hence their rank. Under a personal rule a bank sends some of what it trains, else all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from fedsim.core.adapter import Tensors, norm
+from fedsim.core.errors import QuorumError
+from fedsim.core.messages import TrainJob
+from fedsim.engine.failures import Cause, Name
+from fedsim.strategies.base import LocalRule
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+class Refused(QuorumError):
+    """An update that is not fit for use. The message says what is wrong with which tensor."""
+
+    def __init__(self, name: Name, message: str) -> None:
+        super().__init__(message, "", name)
+
+    @property
+    def cause(self) -> Cause:
+        return Cause(self.args[2], str(self))
+
+
+def require_tensors(delta: Shapes, slots: Shapes, job: TrainJob, rule: LocalRule) -> None:
+    """Refused unless the update's tensors are those that the job asks for, before anything is made of their sizes."""
+    want = {name: tuple(tensor.shape) for name, tensor in job.adapter.tensors.items() if rule.trains(name, job.round)}
+    missing = [] if rule.personal else [name for name in want if name not in delta]
+    if missing:
+        others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise Refused("mismatch", f"adapter mismatch: {missing[0]}{others}: missing")
+    for name, shape in delta.items():
+        if name not in want:
+            raise Refused("mismatch", f"adapter mismatch: {name}: nobody asked for it")
+        _require_shape(name, shape, want[name])
+    for name, shape in slots.items():
+        if name in job.slots:  # it travels both ways
+            _require_shape(name, shape, job.slots[name].shape)
+
+
+def _require_shape(name: str, got: Sequence[int], want: Sequence[int]) -> None:
+    if tuple(got) != tuple(want):
+        raise Refused("mismatch", f"adapter mismatch: {name}: got {tuple(got)} want {tuple(want)}")
+
+
+def require_finite(tensors: Tensors) -> None:
+    """Refused where a value is NaN or infinite, or no 32-bit number."""
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32:
+            raise Refused("mismatch", f"adapter mismatch: {name}: got {tensor.dtype} want torch.float32")
+        bad = int((~torch.isfinite(tensor)).sum())
+        if bad:
+            raise Refused("not_finite", f"{bad} of {tensor.numel()} values of {name!r} in the update are not finite")
+
+
+def require_norm(delta: Tensors, max_norm: float | None) -> None:
+    """Refused where the update's joint L2 norm is above the scenario's bound."""
+    if max_norm is None or not delta:
+        return
+    found = float(norm(delta))
+    if found > max_norm:
+        raise Refused("too_large", f"the update's norm is {found:.4g}, above failures.max_norm {max_norm:g}")
