@@ -72,6 +72,9 @@ def run(
     check_nodes: Annotated[
         bool, typer.Option("--check-nodes", help="Start only if every node has the data, the model and the directory.")
     ] = False,
+    data_roots: Annotated[
+        list[Path] | None, typer.Option("--data-root", metavar="DIR", help="Read nothing outside; repeatable.")
+    ] = None,
 ) -> None:
     """Train across banks as a scenario says, and write a run directory.
 
@@ -81,7 +84,7 @@ def run(
     from fedsim.build.run import run as events_of
     from fedsim.view import show
 
-    with closing(events_of(file, changes or (), out, inline, check_nodes)) as events:
+    with closing(events_of(file, changes or (), out, inline, check_nodes, data_roots or ())) as events:
         finished = show(events, format_ is Format.JSON, quiet, sys.stdout, sys.stderr)
     if finished.exit_code:
         raise typer.Exit(finished.exit_code)

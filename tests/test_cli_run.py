@@ -19,8 +19,8 @@ def calls(monkeypatch):
     """Calls of the run, which is replaced by a synthetic one."""
     made = []
 
-    def run(path, overrides=(), out=None, inline=False, check_nodes=False):
-        made.append((path, tuple(overrides), out, inline, check_nodes))
+    def run(path, overrides=(), out=None, inline=False, check_nodes=False, data_roots=()):
+        made.append((path, tuple(overrides), out, inline, check_nodes, tuple(data_roots)))
         yield from stream()
 
     monkeypatch.setitem(sys.modules, "fedsim.build.run", SimpleNamespace(run=run))
@@ -49,9 +49,11 @@ def test_options_reach_the_run(calls, monkeypatch, capsys):
         "here",
         "--inline",
         "--check-nodes",
+        "--data-root",
+        "d",
     )
     assert code == 0
-    assert calls == [(Path("a.yaml"), ("seed=3", "lora.r=4"), Path("here"), True, True)]
+    assert calls == [(Path("a.yaml"), ("seed=3", "lora.r=4"), Path("here"), True, True, (Path("d"),))]
     assert "all banks" in capsys.readouterr().out
 
 
@@ -65,7 +67,7 @@ def test_json_is_alone_on_stdout(calls, monkeypatch, capsys):
 def test_an_error_ends_the_run_with_one_line_and_its_code(monkeypatch, capsys):
     closed = []
 
-    def run(path, overrides=(), out=None, inline=False, check_nodes=False):
+    def run(path, overrides=(), out=None, inline=False, check_nodes=False, data_roots=()):
         try:
             yield stream()[0]
             raise DataError("loans.csv: no column 'bank'")
@@ -81,7 +83,7 @@ def test_an_error_ends_the_run_with_one_line_and_its_code(monkeypatch, capsys):
 def test_an_interrupt_closes_the_run_and_exits_130(monkeypatch, capsys):
     closed = []
 
-    def run(path, overrides=(), out=None, inline=False, check_nodes=False):
+    def run(path, overrides=(), out=None, inline=False, check_nodes=False, data_roots=()):
         try:
             yield from stream()
         finally:
@@ -98,7 +100,7 @@ def test_an_interrupt_closes_the_run_and_exits_130(monkeypatch, capsys):
 
 @pytest.mark.parametrize(("signal", "code"), [(KeyboardInterrupt, 130), (Stopped, 143)])
 def test_a_stopped_run_says_what_is_left(monkeypatch, capsys, signal, code):
-    def run(path, overrides=(), out=None, inline=False, check_nodes=False):
+    def run(path, overrides=(), out=None, inline=False, check_nodes=False, data_roots=()):
         yield from stream()[:6]
         raise signal
 
@@ -108,7 +110,7 @@ def test_a_stopped_run_says_what_is_left(monkeypatch, capsys, signal, code):
 
 
 def test_a_bug_is_said_to_be_one(monkeypatch, capsys):
-    def run(path, overrides=(), out=None, inline=False, check_nodes=False):
+    def run(path, overrides=(), out=None, inline=False, check_nodes=False, data_roots=()):
         yield stream()[0]
         raise KeyError("oops")
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedsim.build.load import load_scenario
+from fedsim.build.load import load_one
 from fedsim.core.scenario import Scenario
 from fedsim.engine.resources import Actors, num_cohorts
 from fedsim.privacy import Mechanism, describe
@@ -36,11 +36,13 @@ def plan(path: Path, overrides: Sequence[str] = ()) -> Plan:
     from fedsim.build.prepare import bank_plans, load_corpus, make_mechanisms, training_banks
     from fedsim.build.split import divide, needed
 
-    scenario = load_scenario(path, tuple(overrides))
-    corpus = load_corpus(scenario)
-    banks = divide(scenario, corpus, needed(scenario, corpus))
-    plans = bank_plans(scenario, training_banks(scenario, banks), len(banks), corpus.units)
-    return plan_of(scenario, list(make_mechanisms(scenario.privacy, plans).values()))
+    one = load_one(path, tuple(overrides))
+    scenario = one.scenario
+    with one.document.placing():
+        corpus = load_corpus(scenario)
+        banks = divide(scenario, corpus, needed(scenario, corpus))
+        plans = bank_plans(scenario, training_banks(scenario, banks), len(banks), corpus.units)
+        return plan_of(scenario, list(make_mechanisms(scenario.privacy, plans).values()))
 
 
 def plan_of(scenario: Scenario, mechanisms: Sequence[Mechanism]) -> Plan:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedsim.build.load import load_grid
+from fedsim.build.roots import require_inside
 from fedsim.core.events import BaselineDone, Event, Finished
 from fedsim.core.scenario import PATH_KNOBS, Plugin, Scenario
 from fedsim.records.record import run_folder
@@ -25,15 +26,17 @@ def run(
     out: Path | None = None,
     inline: bool = False,
     check_nodes: bool = False,
+    data_roots: Sequence[Path] = (),
 ) -> Generator[Event, None, None]:
     """Events of the scenario's run; the run directory is written as they pass.
 
     ``inline`` trains in this process without Ray. ``check_nodes`` asks every node of the cluster for the data, the
-    model and the run directory's place, and refuses to start where one lacks them. ScenarioError, DataError, ModelError
-    and ResourceError are raised before any other process starts. Closing the iterator ends the run and every process
-    of it.
+    model and the run directory's place, and refuses to start where one lacks them; with ``data_roots`` a scenario may
+    read nothing outside these folders. ScenarioError, DataError, ModelError and ResourceError are raised before any
+    other process starts. Closing the iterator ends the run and every process of it.
     """
     runs = load_grid(Path(path), tuple(overrides))
+    require_inside(runs, data_roots)
     if runs[0].name:
         from fedsim.build.grid import run_grid
 

@@ -78,9 +78,15 @@ def require_hub(model_id: str, revision: str | None) -> None:
     The Hub is asked once; transformers would ask for a minute.
     """
     from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    if isinstance(try_to_load_from_cache(model_id, "config.json", revision=revision), str):
-        return
+    try:
+        if isinstance(try_to_load_from_cache(model_id, "config.json", revision=revision), str):
+            return
+    except HFValidationError as error:
+        raise ModelError(f"{model_id!r} is neither a folder nor a name of the Hub (owner/name)") from error
+    if constants.HF_HUB_OFFLINE:
+        raise ModelError(f"model {model_id!r} is not on this machine, and HF_HUB_OFFLINE is set; give a folder")
     try:
         urlopen(constants.ENDPOINT, timeout=HUB_TIMEOUT_S).close()
     except HTTPError:
