@@ -69,7 +69,8 @@ def _used(
     delivery = deliveries[answer.which]
     round_, bank = delivery.to.round, delivery.to.bank
     try:
-        require_tensors(answer.reply.delta_shapes, answer.reply.slot_shapes, delivery.job(), plan.rule)
+        if not answer.reply.problem:
+            require_tensors(answer.reply.delta_shapes, answer.reply.slot_shapes, delivery.job(), plan.rule)
         update = unpack(answer.reply, plan.upload, delivery)
         require_norm(update.delta, plan.failures.max_norm)
     except Refused as refused:

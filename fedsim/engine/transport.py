@@ -219,11 +219,14 @@ def rule_kept(kept: Tensors) -> dict[str, Tensor]:
 
 
 def unpack(reply: Reply, codec: Codec, delivery: Delivery) -> Update:
-    """The server's side. Refused when a decoded value is not finite: it must not reach a mean."""
+    """The server's side. Refused when the message cannot be decoded, or to values that must not reach a mean."""
     if reply.problem:
         raise Refused("not_finite", reply.problem)
-    delta = _decode(codec, reply.delta, {name: torch.zeros(shape) for name, shape in reply.delta_shapes.items()})
-    slots = _decode(PLAIN, reply.slots, {name: torch.zeros(shape) for name, shape in reply.slot_shapes.items()})
+    try:
+        delta = _decode(codec, reply.delta, {name: torch.zeros(shape) for name, shape in reply.delta_shapes.items()})
+        slots = _decode(PLAIN, reply.slots, {name: torch.zeros(shape) for name, shape in reply.slot_shapes.items()})
+    except ValueError as error:
+        raise Refused("mismatch", f"the message cannot be decoded: {error}") from error
     require_finite({**delta, **slots})
     return Update(
         bank=reply.bank,

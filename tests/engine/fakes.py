@@ -62,9 +62,6 @@ def _strike(action: str) -> None:
     elif action == "hang":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(600)
-    elif action == "sleep":
-        time.sleep(1.5)
-        return
     elif action == "exit":
         raise SystemExit(3)
     elif action == "model":
@@ -130,6 +127,8 @@ class ToyTrainer:
         rounds = kept.get("rounds", torch.zeros(1)) + 1
         if fault == "kill@return":
             _strike("kill")
+        if fault == "slow@return":
+            time.sleep(1.0)
         return Trained(
             bank=job.bank,
             outcome=replace(outcome, kept={**outcome.kept, "rounds": rounds}),
