@@ -64,6 +64,17 @@ def test_inline_one_actor_and_two_actors_give_the_same_adapter(scenario, inline,
     assert on_ray.metrics == inline.metrics
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_rows_held_above_frozen_layers_give_the_same_adapter_on_any_number_of_actors(scenario, tmp_path) -> None:
+    top = ["lora.layers_to_transform=[2]", "train.local_steps=4"]  # every row is drawn more than once
+    inline = fedsim.run(scenario, top, out=tmp_path / "inline", inline=True)
+    for num_actors in (1, 2):
+        on_ray = fedsim.run(scenario, [*top, f"resources.num_actors={num_actors}"], out=tmp_path / f"ray{num_actors}")
+        assert adapter_hash(on_ray) == adapter_hash(inline)
+        assert on_ray.metrics == inline.metrics
+
+
 def test_an_evaluation_in_between_changes_no_bit(scenario, inline, tmp_path) -> None:
     looked = fedsim.run(scenario, ["evaluate.every=1"], out=tmp_path / "looked", inline=True)
     assert adapter_hash(looked) == adapter_hash(inline)

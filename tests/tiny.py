@@ -83,6 +83,19 @@ def save_bert(folder: Path) -> Path:
     return folder
 
 
+def save_gpt2(folder: Path) -> Path:
+    """A two-layer GPT-2 of width 64, whose linear layers are transposed."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=128, n_embd=64, n_layer=2, n_head=4, n_positions=64, initializer_range=0.2, eos_token_id=2
+    )
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
 def corpus(num_rows: int = 40, seed: int = 0) -> Corpus:
     """Loans of unequal length whose label depends on the rate; the last fifth are test rows."""
     rng = np.random.default_rng(seed)

@@ -180,8 +180,15 @@ def make_job(scenario: Scenario, material: Material, run_dir: str, exports: bool
         gpus=resources.gpus_per_client,
         banks_per_actor=resources.banks_per_actor,
     )
-    by_name = {bank.name: bank for bank in banks}
-    local = LocalTraining(rule, scenario.train, num_rounds, by_name, mechanisms, material.corpus.units)
+    local = LocalTraining(
+        rule=rule,
+        train=scenario.train,
+        num_rounds=num_rounds,
+        banks={bank.name: bank for bank in banks},
+        mechanisms=mechanisms,
+        units=material.corpus.units,
+        scored=np.unique(np.concatenate([bank.test for bank in plan.banks])),
+    )
     trainer = TrainerFactory(
         model=material.model,
         lora=scenario.lora,

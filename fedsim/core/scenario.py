@@ -73,6 +73,10 @@ class Lora(Section):
         default=None,
         description="names of the adapted modules, a regular expression, or null for PEFT's choice for the model",
     )
+    layers_to_transform: Listed[Annotated[int, Field(ge=0)]] | None = Field(
+        default=None,
+        description="numbers of the adapted layers, from 0; null: all. What lies below is run once per row",
+    )
     use_rslora: bool = Field(default=False, description="rank-stabilised scaling (2312.03732)")
     init_lora_weights: Literal[True, "gaussian"] = Field(default=True, description="PEFT's initial A; B starts at zero")
     bank_ranks: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False, min_length=1)] | None = Field(
@@ -83,6 +87,14 @@ class Lora(Section):
     def _ranks_within_r(self) -> Lora:
         if self.bank_ranks and max(self.bank_ranks) > self.r:
             raise ValueError(f"bank_ranks must not exceed r (got {max(self.bank_ranks)}, r is {self.r})")
+        return self
+
+    @model_validator(mode="after")
+    def _layers_of_listed_modules(self) -> Lora:
+        if self.layers_to_transform is not None and not self.layers_to_transform:
+            raise ValueError("layers_to_transform is empty; leave it out to adapt every layer")
+        if self.layers_to_transform is not None and isinstance(self.target_modules, str):
+            raise ValueError("layers_to_transform needs target_modules as a list (PEFT ignores it beside a pattern)")
         return self
 
     def rank_of(self, bank: int) -> int:

@@ -33,6 +33,18 @@ class Batch:
     attention_mask: Tensor  # (n, t) int64, 1 for a token
     answer_lengths: Tensor  # (n,) tokens of the answer at the end of the row; 0 for classification
     labels: Tensor  # (n,) int64, -1 for free text
+    ids: np.ndarray  # (n,) which texts these are: the same id, the same tokens
+
+    def take(self, rows: np.ndarray) -> Batch:
+        """These rows of the batch, padded as they were."""
+        index = torch.from_numpy(rows).to(self.input_ids.device)
+        return Batch(
+            self.input_ids[index],
+            self.attention_mask[index],
+            self.answer_lengths[index],
+            self.labels[index],
+            self.ids[rows],
+        )
 
 
 class CohortModel(ABC):
@@ -66,6 +78,13 @@ class CohortModel(ABC):
 
         For free text there are no labels: (n, 0).
         """
+
+    def remember(self, rows: Any, trained: Sequence[np.ndarray], scored: Sequence[np.ndarray]) -> None:
+        """Keep what never changes of rows that will be run again, where the model has such a part.
+
+        ``trained`` and ``scored`` are groups of rows that are computed together, at whichever of them is needed first.
+        """
+        return
 
     @contextmanager
     def using(self, cohort: Cohort) -> Iterator[None]:

@@ -140,6 +140,7 @@ def peft_config(lora: Lora, task: str, target_modules: list[str] | str | None = 
         r=lora.r,
         lora_alpha=lora.lora_alpha,
         target_modules=targets if targets is None or isinstance(targets, str) else list(targets),
+        layers_to_transform=None if target_modules or not lora.layers_to_transform else list(lora.layers_to_transform),
         use_rslora=lora.use_rslora,
         init_lora_weights=lora.init_lora_weights,
         task_type=TaskType.CAUSAL_LM if task == "causal_lm" else TaskType.SEQ_CLS,
@@ -183,6 +184,15 @@ def _bad_target(message: str, linear: Iterable[str]) -> ModelError:
     return ModelError(f"{message} Its linear layers are called: {', '.join(_ends(linear))}", "lora.target_modules")
 
 
+def _bad_layers(lora: Lora, model_id: str, adapted: Iterable[int]) -> ModelError:
+    """PEFT passes over numbers that no layer has."""
+    missing = ", ".join(str(number) for number in sorted(set(lora.layers_to_transform or ()) - set(adapted)))
+    return ModelError(
+        f"model {model_id!r} has no layer {missing} with modules of lora.target_modules; layers count from 0",
+        "lora.layers_to_transform",
+    )
+
+
 class Adapted:
     """A frozen network whose adapted layers are ours, with PEFT's layers kept for initial values and names."""
 
@@ -194,13 +204,19 @@ class Adapted:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # PEFT reads names that transformers is renaming
+                warnings.filterwarnings("ignore", "fan_in_fan_out")  # it finds by itself that GPT-2 is transposed
                 wrapped = get_peft_model(network, peft_config(lora, task))
         except ValueError as error:
+            if lora.layers_to_transform:
+                raise _bad_layers(lora, model_id, ()) from error
             linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
             raise _bad_target(f"PEFT does not know which layers of model {model_id!r} to adapt.", linear) from error
         self.lora, self.running = lora, Running()
         self.network: nn.Module = wrapped.get_base_model()
         self.layers = self._replace_adapted()
+        adapted = {int(number) for name in self.layers for number in re.findall(r"\.(\d+)\.", name)[:1]}
+        if not set(lora.layers_to_transform or ()) <= adapted:
+            raise _bad_layers(lora, model_id, adapted)
         self.heads = self._replace_heads()
         self.scaling = float(next(iter(self.layers.values())).scaling[ADAPTER])
 

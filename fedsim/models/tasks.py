@@ -1,11 +1,17 @@
 """What a row's loss and a label's score are, for the two tasks: answering a prompt, and classifying a text.
 
 Causal LM rows are padded on the left, so that the answers end at the last position and only those logits are formed.
+
+A text that may be run again has an id: that of a row is its index in the corpus, and with n rows, the prompt of row i
+followed by label word w has the id n (w + 1) + i.
 """
 
 from __future__ import annotations
 
 import inspect
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +22,9 @@ from fedsim.core.adapter import AdapterState
 from fedsim.core.rows import TokenRows
 from fedsim.models.base import Batch, CohortModel
 from fedsim.models.network import Adapted
+from fedsim.models.prefix import Activations, find_prefix
+
+TOLERANCE = 0.05  # of logits, relative to the largest: rounding stays far below, a wrong prefix is far above
 
 
 def pad(sequences: list[np.ndarray], pad_id: int, left: bool) -> tuple[Tensor, Tensor]:
@@ -30,7 +39,7 @@ def pad(sequences: list[np.ndarray], pad_id: int, left: bool) -> tuple[Tensor, T
 
 
 class HuggingFaceTask(CohortModel):
-    """What both tasks share: an adapted network and where it lives."""
+    """What both tasks share: an adapted network, where it lives, and what is held of its frozen part."""
 
     left: bool
 
@@ -38,39 +47,132 @@ class HuggingFaceTask(CohortModel):
         super().__init__(adapted.network, adapted.running)
         self.adapted, self.pad_id = adapted, pad_id
         self.accepted = set(inspect.signature(adapted.network.forward).parameters)
+        self.prefix = find_prefix(self.network)
+        self.held: Activations | None = None
+        self.is_proved = False
 
     def new_adapter(self, seed: int) -> AdapterState:
         return self.adapted.new_adapter(seed)
 
-    def _batch(self, sequences: list[np.ndarray], answer_lengths: np.ndarray, labels: np.ndarray) -> Batch:
-        ids, mask = pad(sequences, self.pad_id, self.left)
+    @abstractmethod
+    def texts(self, rows: TokenRows, ids: np.ndarray) -> list[np.ndarray]:
+        """The token ids of texts by id."""
+
+    @abstractmethod
+    def scored_ids(self, rows: TokenRows, indices: np.ndarray) -> list[np.ndarray]:
+        """The ids of the texts that ``label_scores`` runs for these rows, one array per pass."""
+
+    @abstractmethod
+    def inputs(self, batch: Batch) -> dict[str, Any]:
+        """The arguments of a forward pass."""
+
+    def remember(self, rows: TokenRows, trained: Sequence[np.ndarray], scored: Sequence[np.ndarray]) -> None:
+        self.held, self.is_proved = None, False
+        if self.prefix is None:
+            return
+        groups = [*trained, *(ids for group in scored for ids in self.scored_ids(rows, group))]
+        lengths = rows.lengths(np.arange(len(rows)))
+        words = [lengths + len(word) - (lengths - rows.answer_starts) for word in rows.label_ids]
+        self.held = Activations(groups, np.concatenate([lengths, *words]), lambda ids: self._run_prefix(rows, ids))
+
+    def _run_prefix(self, rows: TokenRows, ids: np.ndarray) -> Tensor:
+        """(tokens, d) of these texts, run together."""
+        batch = self._batch(self.texts(rows, ids), ids, np.zeros(len(ids)), np.zeros(len(ids)))
+        hidden = self._record(batch)
+        return hidden[batch.attention_mask.bool()]
+
+    def _record(self, batch: Batch) -> Tensor:
+        if self.prefix is None:
+            raise RuntimeError("a network without a frozen part")
+        return self.prefix.record(lambda: self.network(**self.inputs(batch)))
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Of a forward pass, which starts above the frozen part where its activations are held."""
+        hidden = self._activations(batch)
+        if hidden is None or self.prefix is None:
+            return self.network(**self.inputs(batch)).logits  # type: ignore[no-any-return]
+        with self.prefix.replaced(hidden):
+            logits: Tensor = self.network(**self.inputs(batch)).logits
+        if not self.is_proved and not self._prove(batch, logits.detach()):
+            return self.logits(batch)
+        return logits
+
+    @torch.no_grad()
+    def _activations(self, batch: Batch) -> Tensor | None:
+        """(n, t, d) above the frozen part: of rows that are held, else computed now; None where none is held."""
+        if self.held is None or not (known := self.held.known(batch.ids)).any():
+            return None
+        width = batch.input_ids.shape[1]
+        if known.all():
+            return self.held.take(batch.ids, width, self.left)
+        found = self.held.take(batch.ids[known], width, self.left)
+        hidden = found.new_empty(len(batch.ids), *found.shape[1:])
+        for chosen, values in ((known, found), (~known, self._record(batch.take(np.flatnonzero(~known))))):
+            hidden[torch.from_numpy(chosen).to(hidden.device)] = values
+        return hidden
+
+    @torch.no_grad()
+    def _prove(self, batch: Batch, logits: Tensor) -> bool:
+        """Whether a whole pass gives the same logits. A network that hands on more than activations holds nothing."""
+        whole: Tensor = self.network(**self.inputs(batch)).logits
+        if logits.dim() == 3:
+            real = batch.attention_mask[:, -logits.shape[1] :].bool()
+            whole, logits = whole[real], logits[real]
+        if bool((whole - logits).abs().max() > TOLERANCE * whole.abs().max()):
+            self.held = None
+            return False
+        self.is_proved = True
+        return True
+
+    def _batch(
+        self, sequences: list[np.ndarray], ids: np.ndarray, answer_lengths: np.ndarray, labels: np.ndarray
+    ) -> Batch:
+        tokens, mask = pad(sequences, self.pad_id, self.left)
         device = self.device
         return Batch(
-            ids.to(device),
+            tokens.to(device),
             mask.to(device),
             torch.as_tensor(answer_lengths, device=device),
             torch.as_tensor(labels, device=device),
+            ids,
         )
 
 
 class CausalLM(HuggingFaceTask):
     left = True
 
-    def batch(self, rows: TokenRows, indices: np.ndarray) -> Batch:
-        sequences = [rows.row(i) for i in indices]
-        lengths = np.array([len(s) for s in sequences], dtype=np.int64) - rows.answer_starts[indices]
-        return self._batch(sequences, lengths, rows.labels[indices])
+    def texts(self, rows: TokenRows, ids: np.ndarray) -> list[np.ndarray]:
+        return [self._text(rows, *divmod(int(number), len(rows))) for number in ids]
 
-    def _answer_logits(self, batch: Batch) -> Tensor:
-        """(n, keep, vocab) logits that predict the last ``keep`` tokens, float32."""
-        keep = int(batch.answer_lengths.max()) + 1
+    def _text(self, rows: TokenRows, word: int, index: int) -> np.ndarray:
+        """A row as it is (0), or its prompt followed by a label word (1, 2, ...)."""
+        if not word:
+            return rows.row(index)
+        answer = np.array(rows.label_ids[word - 1], dtype=np.int32)
+        return np.concatenate([rows.row(index)[: rows.answer_starts[index]], answer])
+
+    def scored_ids(self, rows: TokenRows, indices: np.ndarray) -> list[np.ndarray]:
+        if not rows.label_ids or one_token_each(rows):
+            return [indices]
+        return [indices + len(rows) * (word + 1) for word in range(len(rows.label_ids))]
+
+    def inputs(self, batch: Batch) -> dict[str, Any]:
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "use_cache": False}
         if "position_ids" in self.accepted:
             inputs["position_ids"] = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)
         if "logits_to_keep" in self.accepted:
-            inputs["logits_to_keep"] = keep
-        logits: Tensor = self.network(**inputs).logits
-        return logits[:, -keep:-1].float()
+            inputs["logits_to_keep"] = keep_of(batch)
+        return inputs
+
+    def batch(self, rows: TokenRows, indices: np.ndarray) -> Batch:
+        """Rows by id."""
+        sequences = self.texts(rows, indices)
+        lengths = np.array([len(s) for s in sequences], dtype=np.int64) - rows.answer_starts[indices % len(rows)]
+        return self._batch(sequences, indices, lengths, rows.labels[indices % len(rows)])
+
+    def _answer_logits(self, batch: Batch) -> Tensor:
+        """(n, keep, vocab) logits that predict the last ``keep`` tokens, float32."""
+        return self.logits(batch)[:, -keep_of(batch) : -1].float()
 
     def row_losses(self, batch: Batch) -> Tensor:
         logits = self._answer_logits(batch)  # (n, a, vocab)
@@ -82,44 +184,53 @@ class CausalLM(HuggingFaceTask):
         return (losses * answer).sum(1) / batch.answer_lengths
 
     def label_scores(self, rows: TokenRows, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        if not rows.label_ids:
-            losses = self.row_losses(self.batch(rows, indices)).double().cpu()
-            return losses.new_zeros(len(indices), 0), losses
-        if all(len(word) == 1 for word in rows.label_ids):
+        if rows.label_ids and one_token_each(rows):
             scores = self._one_token_scores(rows, indices)
         else:
-            scores = torch.stack([-self.row_losses(self._with_answer(rows, indices, w)) for w in rows.label_ids], 1)
+            passes = [-self.row_losses(self.batch(rows, ids)) for ids in self.scored_ids(rows, indices)]
+            scores = torch.stack(passes, 1)
         scores = scores.double().cpu()
+        if not rows.label_ids:
+            return scores.new_zeros(len(indices), 0), -scores.squeeze(1)
         labels = torch.from_numpy(rows.labels[indices])
         return scores, -scores.gather(1, labels[:, None]).squeeze(1)
 
-    def _with_answer(self, rows: TokenRows, indices: np.ndarray, answer: tuple[int, ...]) -> Batch:
-        """The rows with their answers replaced."""
-        word = np.array(answer, dtype=np.int32)
-        sequences = [np.concatenate([rows.row(i)[: rows.answer_starts[i]], word]) for i in indices]
-        return self._batch(sequences, np.full(len(indices), len(word)), rows.labels[indices])
-
     def _one_token_scores(self, rows: TokenRows, indices: np.ndarray) -> Tensor:
-        """One forward pass scores every label word when each is a single token."""
+        """One pass scores every label word when each is one token: the answer that stands there is not looked at."""
         words = torch.tensor([word[0] for word in rows.label_ids], device=self.device)
-        logits = self._answer_logits(self._with_answer(rows, indices, rows.label_ids[0]))[:, -1]
+        logits = self._answer_logits(self.batch(rows, indices))[:, -1]
         return logits.log_softmax(-1)[:, words]
+
+
+def one_token_each(rows: TokenRows) -> bool:
+    """Whether every label word is a single token."""
+    return all(len(word) == 1 for word in rows.label_ids)
+
+
+def keep_of(batch: Batch) -> int:
+    """Positions at the end of which logits are formed: one before the longest answer, and the answer."""
+    return int(batch.answer_lengths.max()) + 1
 
 
 class SequenceClassification(HuggingFaceTask):
     left = False
 
-    def batch(self, rows: TokenRows, indices: np.ndarray) -> Batch:
-        return self._batch([rows.row(i) for i in indices], np.zeros(len(indices)), rows.labels[indices])
+    def texts(self, rows: TokenRows, ids: np.ndarray) -> list[np.ndarray]:
+        return [rows.row(number) for number in ids]
 
-    def _logits(self, batch: Batch) -> Tensor:
-        logits: Tensor = self.network(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-        return logits.float()
+    def scored_ids(self, rows: TokenRows, indices: np.ndarray) -> list[np.ndarray]:
+        return [indices]
+
+    def inputs(self, batch: Batch) -> dict[str, Any]:
+        return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+
+    def batch(self, rows: TokenRows, indices: np.ndarray) -> Batch:
+        return self._batch(self.texts(rows, indices), indices, np.zeros(len(indices)), rows.labels[indices])
 
     def row_losses(self, batch: Batch) -> Tensor:
-        return cross_entropy(self._logits(batch), batch.labels, reduction="none")
+        return cross_entropy(self.logits(batch).float(), batch.labels, reduction="none")
 
     def label_scores(self, rows: TokenRows, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         batch = self.batch(rows, indices)
-        scores = self._logits(batch).log_softmax(-1)
+        scores = self.logits(batch).float().log_softmax(-1)
         return scores.double().cpu(), -scores.gather(1, batch.labels[:, None]).squeeze(1).double().cpu()

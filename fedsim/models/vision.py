@@ -89,6 +89,10 @@ class ResNetModel(BaseModel):
     def fingerprint(self) -> str:
         return hashlib.sha256(self.config.model_dump_json().encode()).hexdigest()
 
+    def check(self, lora: Lora, num_labels: int) -> None:
+        if lora.layers_to_transform is not None:
+            raise ModelError("the convolutions of a resnet are not numbered", "lora.layers_to_transform")
+
     def load(self, lora: Lora, num_labels: int) -> CohortModel:
         return ImageClassifier(self.config, lora, num_labels)
 

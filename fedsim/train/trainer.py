@@ -13,7 +13,7 @@ Banks of one cohort share nothing but the base: a cohort of K equals K banks one
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from fedsim.train.checks import check_moved, check_noise
 from fedsim.train.cohort import CohortState
 from fedsim.train.gradients import Gradients, Tally, row_norms
 from fedsim.train.optimizers import learning_rate, make_optimizer
+from fedsim.train.reuse import scored_groups, trained_groups
 from fedsim.train.sampling import Drawn, fixed_rows, poisson_rows, poisson_units
 from fedsim.train.values import EvalJob, Scores, Trained
 
@@ -49,6 +50,7 @@ class LocalTraining:
     banks: Mapping[str, BankRows]
     mechanisms: Mapping[str, Mechanism]
     units: np.ndarray | None = None  # (rows of the corpus,) int64: whose row each is; None: every row its own
+    scored: np.ndarray = field(default_factory=lambda: NOTHING)  # (n,) the rows that evaluations will score, sorted
 
 
 class Trainer:
@@ -57,6 +59,9 @@ class Trainer:
     def __init__(self, model: CohortModel, rows: Rows, local: LocalTraining) -> None:
         self.model, self.rows, self.local = model, rows, local
         self.checked = False
+        plans = {name: mechanism.plan for name, mechanism in local.mechanisms.items()}
+        trained = trained_groups(rows, local.banks, plans, local.num_rounds)
+        model.remember(rows, trained, scored_groups(rows, local.scored, trained))
 
     def new_adapter(self, seed: int) -> AdapterState:
         return self.model.new_adapter(seed)
