@@ -234,6 +234,20 @@ def report(
 
 
 @app.command()
+def doctor(
+    clean: Annotated[bool, typer.Option("--clean", help="End processes of killed runs, remove their folders.")] = False,
+    format_: Annotated[Format, typer.Option("--format", help="How the findings are written.")] = Format.TEXT,
+) -> None:
+    """Look whether fedsim can work here, and for what killed runs have left behind."""
+    from fedsim.build.doctor import as_rows, as_text, exit_code
+    from fedsim.build.doctor import doctor as examined
+
+    findings = examined(clean)
+    typer.echo(json.dumps(as_rows(findings)) if format_ is Format.JSON else as_text(findings))
+    raise typer.Exit(exit_code(findings))
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of scenario files, for editors that complete and check YAML."""
     from fedsim.build.schema import json_schema

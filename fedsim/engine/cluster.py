@@ -18,12 +18,12 @@ import secrets
 import shutil
 import signal
 import sys
-import tempfile
 import threading
 from types import TracebackType
 from typing import Any
 
 from fedsim.core.errors import ResourceError
+from fedsim.engine.leftovers import make_folder, mark
 from fedsim.engine.resources import Actors, Node, place, this_machine
 
 LOCAL = "local"  # Ray's name for a session of one's own
@@ -124,8 +124,8 @@ def _private_session(here: Node) -> dict[str, Any]:
     """Arguments of ``ray.init`` for a session of this process; sets what Ray's processes inherit."""
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray writes one to the home directory
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    parent = "/tmp" if os.path.isdir("/tmp") else None  # short: a socket's path may have 107 bytes
-    private = tempfile.mkdtemp(prefix="fedsim-", dir=parent)
+    mark(os.environ)  # so that `fedsim doctor` knows whose they are, should this process be killed
+    private = make_folder()
     return {
         "address": LOCAL,
         "num_cpus": int(here.cpus),

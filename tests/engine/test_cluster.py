@@ -121,7 +121,9 @@ def test_ctrl_c_leaves_no_process_and_no_file_behind(tmp_path: Path) -> None:
     with subprocess.Popen(command, env=env, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE) as run:
         fakes.wait_until((faults / "pid").exists, timeout_s=60)
         family = psutil.Process(run.pid).children(recursive=True)
-        folders = {path for process in family for path in re.findall(r"/\S*?/fedsim-\w+", " ".join(process.cmdline()))}
+        folders = {
+            path for process in family for path in re.findall(r"/\S*?/fedsim-[\w-]+", " ".join(process.cmdline()))
+        }
         assert int((faults / "pid").read_text()) in {process.pid for process in family}
         os.killpg(run.pid, signal.SIGINT)
         try:
