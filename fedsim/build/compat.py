@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import get_args
 
 from fedsim.build.families import Families
 from fedsim.codecs import pipeline
 from fedsim.core.registry import Config
-from fedsim.core.scenario import Scenario
+from fedsim.core.scenario import Baseline, Scenario
 from fedsim.core.strict_yaml import KeyPath
 from fedsim.strategies import Sheet
 
@@ -102,6 +103,44 @@ def skipped_banks(plan: Plan) -> Iterator[Finding]:
         yield ("failures", "policy"), message, CONFIG
 
 
+def secure_sums(plan: Plan) -> Iterator[Finding]:
+    """What a server that sees the sum of masked updates alone cannot do, or what would leave a bank without a mask."""
+    scenario, kind = plan.scenario, plan.scenario.secure_aggregation.kind
+    if not plan.families["secure_aggregation"][kind].active:
+        return
+    method, privacy = scenario.strategy.kind, scenario.privacy.kind
+    cls, reason = plan.families["strategy"][method], ""
+    if method in get_args(Baseline):
+        reason = "it sums nothing"
+    elif not plan.sheet.sums_only:
+        reason = "its server needs every bank's own update, and here it sees their sum alone"
+    elif plan.sheet.sends_slots:
+        reason = "banks send more than their update, on a scale of its own"
+    elif cls.own_coordinates(plan.configs["strategy",]):
+        reason = "each bank chooses the coordinates that it sends, which have no sum"
+        reason += "; set density_up: 1 and no tiers" if method == "flasc" else ""
+    elif set(scenario.lora.bank_ranks or ()) - {scenario.lora.r}:
+        reason = "updates of unequal ranks have no sum; remove lora.bank_ranks"
+    if reason:
+        yield ("secure_aggregation", "kind"), f"strategy {method!r} cannot be summed by {kind!r}: {reason}", CONFIG
+    if plan.families["privacy"][privacy].central:
+        message = f"the server of {privacy!r} clips every bank's update and adds the noise, and here it sees none"
+        yield ("privacy", "kind"), message, CONFIG
+    if scenario.failures.max_norm is not None:
+        yield ("failures", "max_norm"), f"the norm of an update that {kind!r} masks is not seen; remove it", CONFIG
+    for number, stage in enumerate(scenario.upload):
+        if stage.kind != "randk" or number or stage.knobs.get("error_feedback"):
+            message = (
+                f"{kind!r} sends integers on one grid at coordinates that are the same for all banks; beside it "
+                "upload may be [{kind: randk}] without error_feedback"
+            )
+            yield ("upload", number), message, CONFIG
+    for number, stage in enumerate(scenario.download):
+        if stage.knobs.get("error_feedback"):
+            message = f"a residual for each bank sends banks different values, which {kind!r} cannot add up"
+            yield ("download", number), f"{message}; turn error_feedback off", CONFIG
+
+
 def plain_sgd(plan: Plan) -> Iterator[Finding]:
     train, method = plan.scenario.train, plan.scenario.strategy.kind
     if plan.sheet.needs_sgd and (train.optimizer != "sgd" or train.momentum != 0):
@@ -156,6 +195,7 @@ CHECKS: tuple[Callable[[Plan], Iterator[Finding]], ...] = (
     private_training,
     bank_level,
     skipped_banks,
+    secure_sums,
     plain_sgd,
     rate_that_ends_at_zero,
     adapters,

@@ -8,6 +8,7 @@ from fedsim.core.registry import Registry
 from fedsim.data import PARTITIONERS, SOURCES
 from fedsim.models import MODELS
 from fedsim.privacy import MECHANISMS
+from fedsim.secagg import PROTOCOLS
 from fedsim.strategies import STRATEGIES
 
 Families = Mapping[str, Registry[Any]]
@@ -20,4 +21,5 @@ FAMILIES: Families = {
     "strategy": STRATEGIES,
     "upload": CODECS,
     "download": CODECS,
+    "secure_aggregation": PROTOCOLS,
 }

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedsim.build.secure import bank_side, secure_sum
 from fedsim.build.split import divide, needed
 from fedsim.codecs import CODECS, Codec, Sparsifier, pipeline
 from fedsim.core import seeds
@@ -24,6 +25,7 @@ from fedsim.data import SOURCES, loan_book
 from fedsim.engine.actor import ClientActor
 from fedsim.engine.plan import Evaluation, Plan
 from fedsim.engine.resources import Actors
+from fedsim.engine.secure import BankSide
 from fedsim.models import MODELS, BaseModel
 from fedsim.models.cache import encode
 from fedsim.privacy import MECHANISMS, BankPlan, Ledger, Mechanism, describe
@@ -132,9 +134,10 @@ class ClientFactory:
     make_trainer: TrainerFactory
     rule: LocalRule
     upload: Codec
+    secure: BankSide | None = None
 
     def __call__(self) -> ClientActor:
-        return ClientActor(self.make_trainer, self.rule, self.upload)
+        return ClientActor(self.make_trainer, self.rule, self.upload, self.secure)
 
 
 def make_job(scenario: Scenario, material: Material, run_dir: str, exports: bool = True) -> Job:
@@ -171,6 +174,7 @@ def make_job(scenario: Scenario, material: Material, run_dir: str, exports: bool
         curator=type(next(iter(mechanisms.values()))).curator(mechanisms),
         notes=(*material.model.notes(), *describe(list(mechanisms.values()))) if num_rounds else (),
         failures=scenario.failures,
+        secure_sum=secure_sum(scenario, strategy, len(banks)),
         exports=exports,
     )
     resources = scenario.resources
@@ -197,7 +201,7 @@ def make_job(scenario: Scenario, material: Material, run_dir: str, exports: bool
         local=local,
         threads=actors.threads,
     )
-    return Job(plan, ClientFactory(trainer, rule, upload), actors)
+    return Job(plan, ClientFactory(trainer, rule, upload, bank_side(plan.secure_sum)), actors)
 
 
 def training_banks(scenario: Scenario, banks: tuple[BankRows, ...]) -> tuple[BankRows, ...]:

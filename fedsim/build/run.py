@@ -104,6 +104,7 @@ def baseline(scenario: Scenario, name: str) -> Scenario:
             "privacy": Plugin(kind="none"),
             "upload": (),
             "download": (),
+            "secure_aggregation": Plugin(kind="none"),
             "evaluate": scenario.evaluate.model_copy(update={"every": scenario.num_rounds}),
             "baselines": (),
         }

@@ -255,6 +255,9 @@ class Scenario(Section):
     download: Annotated[tuple[Plugin, ...], Field(strict=False)] = Field(
         default=(), description="codecs from server to bank"
     )
+    secure_aggregation: Plugin = Field(
+        default=Plugin(kind="none"), description="how updates are summed so that the server sees none of them"
+    )
     evaluate: Evaluate = Field(default=Evaluate(), description="scores on test rows")
     baselines: Listed[Baseline] = Field(
         default=(), description="also run for comparison, with the same number of steps"

@@ -21,6 +21,7 @@ from fedsim.core import seeds
 from fedsim.core.adapter import AdapterState, Tensors
 from fedsim.core.errors import FedsimError, ResourceError, ScenarioError
 from fedsim.core.messages import TrainJob
+from fedsim.engine.secure import Ask, BankSide, Order
 from fedsim.engine.transport import Address, Parcel, Reply, pack, rule_kept
 from fedsim.strategies.base import LocalRule
 from fedsim.train.values import EvalJob, Scores, Trained
@@ -39,8 +40,10 @@ class Trainer(Protocol):
 class ClientActor:
     """Plays one or many banks per call; several banks of one call are trained together as a cohort."""
 
-    def __init__(self, make_trainer: Callable[[], Trainer], rule: LocalRule, upload: Codec) -> None:
-        self._make_trainer, self._rule, self._upload = make_trainer, rule, upload
+    def __init__(
+        self, make_trainer: Callable[[], Trainer], rule: LocalRule, upload: Codec, secure: BankSide | None = None
+    ) -> None:
+        self._make_trainer, self._rule, self._upload, self._secure = make_trainer, rule, upload, secure
 
     @cached_property
     def trainer(self) -> Trainer:
@@ -55,14 +58,33 @@ class ClientActor:
         with reported("drawing the initial adapter"):
             return self.trainer.new_adapter(seed)
 
-    def train(self, jobs: Sequence[TrainJob], kept: Sequence[Tensors]) -> list[tuple[Reply, Tensors]]:
-        """(reply, kept for the next job) of each bank, in the order of jobs."""
+    def train(
+        self, jobs: Sequence[TrainJob], kept: Sequence[Tensors], orders: Sequence[Order | None] | None = None
+    ) -> list[tuple[Reply, Tensors]]:
+        """(reply, kept for the next job) of each bank, in the order of jobs. With an order, the update is masked."""
         with reported(describe(jobs)):
             trained = self.trainer.train(jobs, [rule_kept(mine) for mine in kept])
             return [
-                pack(result, self._upload, mine, job.seed)
-                for result, mine, job in zip(trained, kept, jobs, strict=True)
+                self._packed(result, mine, job, order)
+                for result, mine, job, order in zip(trained, kept, jobs, orders or [None] * len(jobs), strict=True)
             ]
+
+    def _packed(self, trained: Trained, kept: Tensors, job: TrainJob, order: Order | None) -> tuple[Reply, Tensors]:
+        if order is None:
+            return pack(trained, self._upload, kept, job.seed)
+        reply, kept = pack(trained, self._upload, kept, job.seed)
+        return self._bank_side.masked(reply, trained, job, order, self._rule), kept
+
+    @property
+    def _bank_side(self) -> BankSide:
+        if self._secure is None:
+            raise FedsimError("secure aggregation was asked of banks that have no secret for it")
+        return self._secure
+
+    def messages(self, asks: Sequence[Ask]) -> list[bytes]:
+        """The banks' next messages of secure aggregation."""
+        with reported("secure aggregation"):
+            return [self._bank_side.answer(ask) for ask in asks]
 
     def evaluate(self, model: Parcel, rows: np.ndarray) -> Scores:
         """Scores of rows under the global adapter."""

@@ -2,6 +2,7 @@
 
     sample -> configure -> send -> train -> decode -> aggregate -> charge -> evaluate -> report
 
+Under secure aggregation the driver sees the sum of the updates alone (``engine.secure``).
 Where banks trust the server with bank-level privacy, a curator samples them and stands between decode and aggregate.
 
 The driver knows no Ray and writes no files: it is given a pool of client actors and yields events. Everything random
@@ -14,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -27,7 +29,9 @@ from fedsim.engine.gather import Gathered, Missing, gather, require_quorum
 from fedsim.engine.plan import Plan
 from fedsim.engine.pool import Kept, Pool
 from fedsim.engine.rows import round_row
+from fedsim.engine.secure_uplink import SecureUplink, asked
 from fedsim.engine.transport import Downlink
+from fedsim.engine.uplink import Uplink
 from fedsim.privacy.accounting import Bound
 from fedsim.records.summary import Summary
 
@@ -40,6 +44,7 @@ class Driver:
     def __init__(self, plan: Plan, pool: Pool) -> None:
         self.plan, self.pool = plan, pool
         self.downlink = Downlink(plan.download, plan.seed)
+        self.uplink = uplink(plan, pool)
         self.ledger = plan.ledger()
         self.summary = Summary(plan.started())
         self.kept: dict[str, Kept] = {}  # by bank; carried, never read
@@ -58,8 +63,8 @@ class Driver:
         yield self._row(0, Gathered(), evaluate(plan, self.pool, state, self.kept), clock.lap())
         cohort = self._cohort(0)
         while cohort is not None:
-            gathered = yield from self._train(state, cohort)
-            state = self._aggregate(state, gathered.exchanges)
+            given, gathered = self.uplink.end((yield from self._train(state, cohort)))
+            state = self._aggregate(state, given)
             self._charge(state.round, gathered)
             cohort = self._cohort(state.round)
             evaluated = self._evaluate(state, last=cohort is None)
@@ -123,7 +128,8 @@ class Driver:
         asked = [bank for bank in cohort if bank not in barred]
         jobs = [self.plan.strategy.configure(state, bank, self.plan.seed) for bank in asked]
         decided = self.decided.get(state.round, ())
-        gathered = yield from gather(self.plan, self.pool, self.downlink.send(jobs), self.kept, decided)
+        deliveries = self.uplink.begin(self.downlink.send(jobs))
+        gathered = yield from gather(self.plan, self.pool, self.uplink, deliveries, self.kept, decided)
         for one in gathered.missing.values():
             self.offences.note(one.failed)
         gathered.missing = {bank: both[bank] for both in [barred | gathered.missing] for bank in cohort if bank in both}
@@ -155,6 +161,14 @@ class Driver:
         bounds = {bank: ledger.tight_epsilon(bank) for bank in ranked[:TIGHT_BANKS]}
         bounds |= {bank: Bound(ledger.epsilon(bank), ledger.accountant) for bank in ranked[TIGHT_BANKS:]}
         return {bank.name: bounds[self.plan.trainer_of(bank.name)] for bank in self.plan.banks}
+
+
+def uplink(plan: Plan, pool: Pool) -> Uplink:
+    """How updates come in: one by one, or as a sum."""
+    if plan.secure_sum is None:
+        return Uplink(plan.upload)
+    sizes = {info.name: info.num_examples for info in plan.infos}
+    return SecureUplink(plan.secure_sum, plan.rule, sizes, plan.seed, partial(asked, pool))
 
 
 def sample(banks: Sequence[str], fraction: float, seed: int, round_: int) -> list[str]:

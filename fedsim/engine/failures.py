@@ -41,6 +41,7 @@ Name = Literal[
     "mismatch",  # the update has other tensors than were asked for
     "too_large",  # the update's norm
     "quarantined",  # after too many refused updates
+    "dropped_out",  # simulated, under secure aggregation
     "ray",  # any other failure of Ray
 ]
 
@@ -59,9 +60,10 @@ REMEDIES: Mapping[Name, str] = {
     "mismatch": "the bank runs another scenario or another version of fedsim",
     "too_large": "training diverged or the bank is hostile: lower train.lr, or raise failures.max_norm",
     "quarantined": "raise failures.quarantine to ask it again",
+    "dropped_out": "lower secure_aggregation.dropout",
     "ray": "see the logs of Ray",
 }
-STAYING: frozenset[Name] = frozenset(("error", "not_finite", "mismatch", "too_large", "quarantined"))
+STAYING: frozenset[Name] = frozenset(("error", "not_finite", "mismatch", "too_large", "quarantined", "dropped_out"))
 """What would only come again: the same inputs give the same bits."""
 REFUSALS: frozenset[str] = frozenset(("not_finite", "mismatch", "too_large"))  # the bank has answered, and in vain
 

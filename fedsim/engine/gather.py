@@ -11,16 +11,18 @@ from fedsim.core.messages import Exchange
 from fedsim.engine.failures import REFUSALS, decide, failed, too_few
 from fedsim.engine.plan import Plan
 from fedsim.engine.pool import Answer, Kept, Pool
-from fedsim.engine.transport import Delivery, unpack
+from fedsim.engine.transport import Delivery
+from fedsim.engine.uplink import Uplink
 from fedsim.engine.validation import Refused, require_norm, require_tensors
 
 
 @dataclass(slots=True)
 class Missing:
-    """A bank of the round whose answer is not used: why, and what it was sent."""
+    """A bank of the round whose answer is not used: why, what it was sent and what it had sent before."""
 
     failed: Failed
     bytes_down: int = 0
+    bytes_up: int = 0
 
 
 @dataclass(slots=True)
@@ -32,7 +34,12 @@ class Gathered:
 
 
 def gather(
-    plan: Plan, pool: Pool, deliveries: Sequence[Delivery], kept: dict[str, Kept], decided: Sequence[Failed]
+    plan: Plan,
+    pool: Pool,
+    uplink: Uplink,
+    deliveries: Sequence[Delivery],
+    kept: dict[str, Kept],
+    decided: Sequence[Failed],
 ) -> Generator[Event, None, Gathered]:
     """Have the banks train and collect what they send. What they keep goes into ``kept`` where their answer is used.
 
@@ -48,7 +55,7 @@ def gather(
     before = [kept.get(delivery.to.bank) for delivery in deliveries]
     actions = {one.bank: one.action for one in lost}
     for answer in pool.train(deliveries, before, plan.failures, actions) if deliveries else ():
-        told = _used(answer, plan, deliveries, exchanges, kept) if isinstance(answer, Answer) else answer
+        told = _used(answer, plan, uplink, deliveries, exchanges, kept) if isinstance(answer, Answer) else answer
         yield told
         if isinstance(told, Failed) and told.action == "skip":
             gathered.missing[told.bank] = Missing(told, sent[told.bank])
@@ -61,6 +68,7 @@ def gather(
 def _used(
     answer: Answer,
     plan: Plan,
+    uplink: Uplink,
     deliveries: Sequence[Delivery],
     exchanges: dict[int, Exchange],
     kept: dict[str, Kept],
@@ -71,7 +79,7 @@ def _used(
     try:
         if not answer.reply.problem:
             require_tensors(answer.reply.delta_shapes, answer.reply.slot_shapes, delivery.job(), plan.rule)
-        update = unpack(answer.reply, plan.upload, delivery)
+        update = uplink.unpack(answer.reply, delivery)
         require_norm(update.delta, plan.failures.max_norm)
     except Refused as refused:
         action = decide(plan.failures, refused.cause, 1, 1)

@@ -10,6 +10,7 @@ from fedsim.core.events import BankSummary, Started
 from fedsim.core.messages import BankInfo
 from fedsim.core.rows import BankRows
 from fedsim.core.scenario import Failures
+from fedsim.engine.secure import Terms
 from fedsim.privacy.base import Curator, Mechanism
 from fedsim.privacy.ledger import Ledger
 from fedsim.strategies.base import LocalRule, Strategy
@@ -50,6 +51,7 @@ class Plan:
     notes: tuple[str, ...] = ()  # sentences for the user, shown when the run starts
     curator: Curator | None = None  # a trusted server that samples the banks and noises their mean
     failures: Failures = field(default_factory=Failures)  # what follows when a bank's work fails
+    secure_sum: Terms | None = None  # the server sees the sum of the updates alone
     exports: bool = True  # whether adapters are handed out at the end; a baseline is only measured
 
     def trainer_of(self, bank: str) -> str:

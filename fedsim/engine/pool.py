@@ -20,6 +20,7 @@ from fedsim.core.scenario import Failures
 from fedsim.engine.actor import ClientActor, describe
 from fedsim.engine.failures import Decided, decide, failed, of_error
 from fedsim.engine.resources import Actors, cohorts
+from fedsim.engine.secure import Ask
 from fedsim.engine.transport import Address, Delivery, Parcel, Reply
 from fedsim.train.values import Scores
 
@@ -62,6 +63,9 @@ class Pool(Protocol):
         Banks that it was ``decided`` to skip are left out. The error of an abort is raised.
         """
 
+    def messages(self, asks: Sequence[Ask]) -> Iterator[tuple[int, bytes]]:
+        """(index of the ask, the bank's next message of secure aggregation)."""
+
     def evaluate(self, model: Parcel, chunks: Sequence[np.ndarray]) -> Iterator[tuple[int, Scores]]:
         """(index of the chunk, scores of its rows) under one adapter."""
 
@@ -99,7 +103,8 @@ class InlinePool:
             group, attempt = work.popleft()
             jobs = [deliveries[index].job() for index in group]
             try:
-                answers = self._client.train(jobs, [_value(kept[index]) for index in group])
+                orders = [deliveries[index].to.order for index in group]
+                answers = self._client.train(jobs, [_value(kept[index]) for index in group], orders)
             except FedsimError as error:
                 cause = of_error(error, describe(jobs))
                 action = decide(failures, cause, attempt, len(group))
@@ -111,6 +116,9 @@ class InlinePool:
                     work.extendleft((part, attempt + 1) for part in reversed(again))
             else:
                 yield from (Answer(index, *answer) for index, answer in zip(group, answers, strict=True))
+
+    def messages(self, asks: Sequence[Ask]) -> Iterator[tuple[int, bytes]]:
+        yield from enumerate(self._client.messages(asks))
 
     def evaluate(self, model: Parcel, chunks: Sequence[np.ndarray]) -> Iterator[tuple[int, Scores]]:
         for index, rows in enumerate(chunks):

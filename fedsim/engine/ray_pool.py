@@ -22,7 +22,7 @@ from fedsim.core.events import Failed, Waiting
 from fedsim.core.scenario import Failures
 from fedsim.engine.failures import Decided, decide, failed
 from fedsim.engine.lease import hold
-from fedsim.engine.resources import Actors
+from fedsim.engine.resources import Actors, cohorts
 from fedsim.engine.slots import Broken, Call, Done, Limit, Ref, Slots, start
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fedsim.core.adapter import AdapterState, Tensors
     from fedsim.engine.actor import ClientActor
     from fedsim.engine.pool import Answer, Kept, OwnJob
+    from fedsim.engine.secure import Ask
     from fedsim.engine.transport import Address, Delivery, Parcel
     from fedsim.train.values import Scores
 
@@ -71,8 +72,11 @@ class _Process:
         """(replies, kept of each bank ...). ``values`` are parcels, then each bank's kept; ``which`` is its parcel."""
         parcels, kept = values[: -len(addresses)], values[-len(addresses) :]
         jobs = [parcels[index].job(to) for to, index in zip(addresses, which, strict=True)]
-        answers = self.client.train(jobs, kept)
+        answers = self.client.train(jobs, kept, [to.order for to in addresses])
         return [reply for reply, _ in answers], *(mine for _, mine in answers)
+
+    def messages(self, asks: Sequence[Ask]) -> list[bytes]:
+        return self.client.messages(asks)
 
     def evaluate(self, model: Parcel, rows: np.ndarray) -> Scores:
         return self.client.evaluate(model, rows)
@@ -132,6 +136,15 @@ class RayPool:
             if action != "skip":
                 again = [call.banks] if action == "retry" else [(index,) for index in call.banks]
                 queue.extendleft(round_.call(group, call.attempt + 1) for group in reversed(again))
+
+    def messages(self, asks: Sequence[Ask]) -> Iterator[tuple[int, bytes]]:
+        shares = cohorts(len(asks), self._actors)
+        calls = [
+            Call("secure aggregation", "messages", ([asks[index] for index in share],), key=number)
+            for number, share in enumerate(shares)
+        ]
+        for done in self._run(calls):
+            yield from zip(shares[done.call.key], done.value, strict=True)
 
     def evaluate(self, model: Parcel, chunks: Sequence[np.ndarray]) -> Iterator[tuple[int, Scores]]:
         ref = ray.put(model)

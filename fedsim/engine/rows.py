@@ -26,7 +26,8 @@ def round_row(
         trainer, metrics = plan.trainer_of(bank.name), evaluated.banks.get(bank.name, {})
         row = _bank_row(bank, round_, updates.get(trainer), epsilons[trainer], metrics)
         if bank.name in gathered.missing:
-            row = replace(row, bytes_down=gathered.missing[bank.name].bytes_down)
+            missing = gathered.missing[bank.name]
+            row = replace(row, bytes_up=missing.bytes_up, bytes_down=missing.bytes_down)
         rows.append(replace(row, num_releases=sum(spend.num_steps for spend in ledger.spent(trainer))))
     return RoundRow(
         round=round_,
@@ -34,7 +35,8 @@ def round_row(
         metrics=evaluated.metrics,
         banks=tuple(rows),
         epsilon=max(epsilons.values()),
-        bytes_up=sum(update.bytes_up for update in updates.values()),
+        bytes_up=sum(update.bytes_up for update in updates.values())
+        + sum(one.bytes_up for one in gathered.missing.values()),
         bytes_down=sum(update.bytes_down for update in updates.values())
         + sum(one.bytes_down for one in gathered.missing.values()),
         seconds=seconds,

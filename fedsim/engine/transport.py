@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -29,6 +30,9 @@ from fedsim.core.messages import Spend, TrainJob, Update
 from fedsim.engine.validation import Refused, require_finite
 from fedsim.train.values import Trained
 
+if TYPE_CHECKING:
+    from fedsim.engine.secure import Order
+
 PLAIN = pipeline(())
 CODEC_KEPT = "codec/"
 
@@ -38,11 +42,12 @@ CODEC_KEPT = "codec/"
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Whose job it is, of which round, and its seed."""
+    """Whose job it is, of which round, and its seed. With an order, the update is to leave the bank masked."""
 
     round: int
     bank: str
     seed: int
+    order: Order | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,11 @@ class Grid:
         """2^bits - 1 codes over [-clip, clip]; zero is one of them."""
         return cls(clip / (2 ** (bits - 1) - 1), 2 ** (bits - 1) - 1)
 
+    @property
+    def limit(self) -> float:
+        """Values beyond it are cut off."""
+        return self.max_code * self.step
+
     def ring_bits(self, num_banks: int) -> int:
         """The least bits of a ring in which so many banks can be added. OverflowError where none is offered."""
         bits = (2 * num_banks * self.max_code).bit_length()
@@ -50,8 +55,7 @@ class Grid:
             raise ValueError(f"a weight must be in (0, 1], relative to the largest bank (got {weight})")
         if not bool(torch.isfinite(values).all()):
             raise ValueError("values that are not finite cannot be quantised")
-        limit = self.max_code * self.step
-        scaled = values.double().clamp(-limit, limit) * (weight / self.step)
+        scaled = values.double().clamp(-self.limit, self.limit) * (weight / self.step)
         if self.exact:
             return scaled.round().long().clamp(-self.max_code, self.max_code)
         low = scaled.floor()

@@ -62,6 +62,13 @@ class LocalRule:
         restarts). Tensors of ``context`` are on the CPU: bring them over with ``tensor.to(grad)``.
         """
 
+    def support(self, job: TrainJob) -> Tensors | None:
+        """Where this rule's update can be other than zero, as masks by name; None: anywhere.
+
+        A function of what was sent down alone, so that the server knows it too (FLASC with frozen coordinates).
+        """
+        return None
+
     def lr_scale(self, name: str) -> float:
         """Factor on the learning rate of one tensor (LoRA-A2: 5 for B)."""
         return 1.0
@@ -106,6 +113,7 @@ class Sheet:
     keeps_basis: bool = True  # coordinates mean the same from round to round (error feedback needs it)
     sums_only: bool = True  # the server needs only weighted sums of updates (secure aggregation needs it)
     sends_slots: bool = False  # banks send more than the change of their adapter
+    equal_weights: bool = False  # banks weigh the same in the server's mean, whatever their number of rows
     needs_factors: bool = False  # works on A and B as such: nothing to do where a model is trained whole
     needs_sgd: bool = False  # valid for plain local SGD only: no momentum, no Adam, one rate within a round
     dp: str = "yes"  # "yes", or the reason why DP training is refused
@@ -124,6 +132,11 @@ class Strategy(ABC):
 
     def __init__(self, config: Any) -> None:
         self.config = config
+
+    @classmethod
+    def own_coordinates(cls, config: Any) -> bool:
+        """Whether each bank chooses the coordinates that it sends, so that masked updates would have no sum."""
+        return False
 
     def rule(self) -> LocalRule:
         """The bank's half with this run's knobs; it is pickled to the actors."""

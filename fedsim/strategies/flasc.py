@@ -59,14 +59,17 @@ class FLASCRule(LocalRule):
 class FreezingRule(FLASCRule):
     """Trains only what was sent: the bank finds the server's mask again in the values it received."""
 
+    def support(self, job: TrainJob) -> Tensors | None:
+        if job.round == 0:
+            return None
+        received = {name: tensor for name, tensor in job.adapter.tensors.items() if self.trains(name, job.round)}
+        return largest(received, self.config.density("down", job.round, job.slots))
+
     def correct(self, params: dict[str, Tensor], grads: dict[str, Tensor], context: LocalContext) -> None:
-        if context.job.round == 0:
-            return
         if not context.scratch:
-            density = self.config.density("down", context.job.round, context.job.slots)
-            context.scratch.update(largest({name: context.start[name] for name in grads}, density))
-        for name, grad in grads.items():
-            grad *= context.scratch[name].to(grad)
+            context.scratch.update(self.support(context.job) or {})
+        for name, mask in context.scratch.items():
+            grads[name] *= mask.to(grads[name])
 
 
 class FLASC(Strategy):
@@ -98,7 +101,12 @@ class FLASC(Strategy):
         down="largest values of A, B, head",
         exact="no (covariance)",
         state="server: moments of AdamW",
+        equal_weights=True,
     )
+
+    @classmethod
+    def own_coordinates(cls, config: FLASC.Config) -> bool:
+        return config.density_up < 1 or bool(config.tiers)
 
     def rule(self) -> LocalRule:
         return FLASCRule(self.config) if self.config.mode == "dense" else FreezingRule(self.config)
