@@ -97,3 +97,18 @@ def test_finlora_s_block_stops_when_its_epsilon_is_spent(tmp_path) -> None:
     assert run.summary["rounds"] < 10
     assert all(bank["epsilon"] <= 1.0 for bank in run.summary["banks"].values())
     assert all(bank["spend"]["noise_multiplier"] == 1.0 for bank in run.summary["banks"].values())
+
+
+def test_twelve_masked_banks_of_which_one_drops_out(tmp_path) -> None:
+    path = Path(__file__).parents[1] / "scenarios" / "secure_aggregation.yaml"
+    small = ["data.rows_per_bank=30", "train.local_steps=1", "num_rounds=1", "evaluate.max_rows=20"]
+    run = fedsim.run(path, small, out=tmp_path / "run", inline=True)
+    banks = run.banks[run.banks["round"] == 1]
+    stayed, gone = banks[banks["participated"]], banks[~banks["participated"]]
+    values, neighbours = 12288, 8
+    assert (len(stayed), len(gone)) == (11, 1)
+    assert set(stayed["bytes_up"]) == {64 + neighbours * (2 + 82) + values * 24 // 8 + (neighbours + 1) * (2 + 33)}
+    assert set(gone["bytes_up"]) == {64 + neighbours * (2 + 82)}
+    assert (gone["epsilon"] == 0).all()
+    assert (stayed["epsilon"] > 0).all()
+    assert run.summary["bytes_up"] == banks["bytes_up"].sum()

@@ -10,6 +10,7 @@ from fedsim.build.families import Families
 from fedsim.codecs import CODECS
 from fedsim.core import registry
 from fedsim.core.registry import NoKnobs, Registry
+from fedsim.secagg import PROTOCOLS
 from fedsim.strategies import Sheet
 
 
@@ -89,4 +90,5 @@ FAMILIES: Families = {
     "strategy": family("strategy", fedavg=FedAvg, fedprox=FedProx),
     "upload": CODECS,
     "download": CODECS,
+    "secure_aggregation": PROTOCOLS,
 }

@@ -152,3 +152,64 @@ def test_a_server_that_noises_the_mean_sees_nothing_else(tmp_path: Path) -> None
     assert problems(tmp_path, privacy=privacy.replace("central", "local"), strategy="{kind: flora}") == []
     (found,) = shown(problems(tmp_path, privacy=privacy, lora="{r: 8, bank_ranks: [4, 8]}", strategy="{kind: lora_a2}"))
     assert "updates of unequal ranks have no sum" in found
+
+
+SUMMED = {kind for kind, method in STRATEGIES.items() if method.sheet.sums_only and not method.sheet.sends_slots}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_masked_updates_are_for_methods_that_need_a_sum_alone(strategy: str, tmp_path: Path) -> None:
+    changed = {"train": "{optimizer: sgd}", "strategy": f"{{kind: {strategy}}}"}
+    found = shown(problems(tmp_path, **changed, secure_aggregation="{kind: secagg_plus}"))
+    refused = f"7:22: secure_aggregation.kind: strategy {strategy!r} cannot be summed by 'secagg_plus': "
+    reasons = {
+        "flasc": "each bank chooses the coordinates that it sends, which have no sum; set density_up: 1 and no tiers",
+        "lora_a2": "each bank chooses the coordinates that it sends, which have no sum",
+        "local": "it sums nothing",
+        "pooled": "it sums nothing",
+        "scaffold": "banks send more than their update, on a scale of its own",
+        "zero_shot": "it sums nothing",
+    }
+    if strategy not in SUMMED:
+        reasons.setdefault(strategy, "its server needs every bank's own update, and here it sees their sum alone")
+    assert found == ([refused + reasons[strategy]] if strategy in reasons else [])
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"strategy": "{kind: flasc, density_up: 1, mode: client_freeze}"}, None),
+        ({"strategy": "{kind: flasc, density_up: 1, tiers: [0.5, 1]}"}, "and no tiers"),
+        (
+            {"strategy": "{kind: ffa_lora}", "lora": "{r: 8, bank_ranks: [4, 8]}"},
+            "updates of unequal ranks have no sum",
+        ),
+        ({"upload": "[{kind: randk, density: 0.1}]"}, None),
+        ({"upload": "[{kind: randk, error_feedback: true}]"}, "without error_feedback"),
+        ({"upload": "[{kind: topk, density: 0.1}]"}, "coordinates that are the same for all banks"),
+        ({"upload": "[{kind: affine}]"}, "sends integers on one grid"),
+        ({"download": "[{kind: topk, density: 0.1}]"}, None),
+        ({"download": "[{kind: topk, error_feedback: true}]"}, "a residual for each bank sends banks different values"),
+        ({"privacy": "{kind: dp_sgd, noise_multiplier: 1, dp_delta: 1e-5}"}, None),
+        ({"privacy": "{kind: dp_bank_local, noise_multiplier: 1, dp_delta: 1e-5}"}, None),
+        (
+            {"privacy": "{kind: dp_bank_central, noise_multiplier: 1, dp_delta: 1e-5}"},
+            "the server of 'dp_bank_central' clips every bank's update and adds the noise, and here it sees none",
+        ),
+    ],
+)
+def test_what_goes_with_masked_updates(changed: dict[str, str], message: str | None, tmp_path: Path) -> None:
+    found = shown(problems(tmp_path, **changed, secure_aggregation="{kind: secagg}"))
+    assert len(found) == (message is not None)
+    assert message is None or message in found[0]
+    assert problems(tmp_path, **changed, secure_aggregation="{kind: none}") == [] or "bank_ranks" in str(changed)
+
+
+def test_knobs_of_masks_are_checked_where_they_stand(tmp_path: Path) -> None:
+    found = shown(problems(tmp_path, secure_aggregation="{kind: secagg_plus, threshold: 0.5, neighbours: 3}"))
+    assert [line.split(":", 3)[2].strip() for line in found] == [
+        "secure_aggregation.threshold",
+        "secure_aggregation.neighbours",
+    ]
+    (line,) = shown(problems(tmp_path, secure_aggregation="{kind: none, bits: 8}"))
+    assert "unknown field 'bits'; it is a knob of secagg, secagg_plus" in line

@@ -21,6 +21,7 @@ from fedsim.core.messages import BankInfo, Spend, TrainJob
 from fedsim.core.rows import BankRows
 from fedsim.engine.actor import ClientActor
 from fedsim.engine.plan import Evaluation, Plan
+from fedsim.engine.secure import BankSide
 from fedsim.privacy.accounting import Bound
 from fedsim.privacy.base import BankPlan, Mechanism, Terms
 from fedsim.privacy.ledger import Ledger
@@ -247,9 +248,10 @@ def plan(
     )
 
 
-def make_client(of: Plan, faults: Path | None = None) -> Callable[[], ClientActor]:
+def make_client(of: Plan, faults: Path | None = None, secret: bytes = bytes(32)) -> Callable[[], ClientActor]:
     """What a pool builds its actors from."""
-    return partial(ClientActor, MakeToy(of.rule, faults), of.rule, of.upload)
+    side = BankSide(of.secure_sum, secret) if of.secure_sum else None
+    return partial(ClientActor, MakeToy(of.rule, faults), of.rule, of.upload, side)
 
 
 def same(left: Tensors, right: Tensors) -> bool:
