@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import ray
@@ -15,13 +16,14 @@ from fedsim.core.adapter import AdapterState, Tensors, flatten, weighted_mean
 from fedsim.core.errors import FedsimError, QuorumError
 from fedsim.core.events import Finished, RoundRow, Served
 from fedsim.core.messages import TrainJob, Update
+from fedsim.core.scenario import Failures
 from fedsim.engine.driver import Driver, uplink
 from fedsim.engine.plan import Plan
 from fedsim.engine.pool import InlinePool
 from fedsim.engine.ray_pool import RayPool
 from fedsim.engine.resources import Actors
 from fedsim.engine.secure import BankSide, Coordinates, Order, Terms
-from fedsim.engine.transport import Delivery, Downlink, Reply
+from fedsim.engine.transport import Delivery, Downlink, Reply, pack
 from fedsim.secagg import PROTOCOLS
 from fedsim.secagg.ring import unpack
 from fedsim.secagg.wire import Roster
@@ -87,10 +89,10 @@ def test_results_do_not_depend_on_the_banks_secret_and_messages_do() -> None:
         bodies: list[bytes] = []
 
         class Watching(InlinePool):
-            def train(self, deliveries, kept, bodies=bodies):  # type: ignore[no-untyped-def]
-                for index, reply, mine in super().train(deliveries, kept):
-                    bodies.append(reply.delta.body)
-                    yield index, reply, mine
+            def train(self, *arguments, bodies=bodies):  # type: ignore[no-untyped-def]
+                for answer in super().train(*arguments):
+                    bodies.append(answer.reply.delta.body)
+                    yield answer
 
         pool = Watching(fakes.make_client(plan, secret=secret)(), Actors())
         assert fakes.same(served(list(Driver(plan, pool).run())), served(play(plan)))
@@ -127,7 +129,8 @@ def test_what_leaves_an_actor_is_not_the_update() -> None:
     order = orders[1]
     assert order is not None
     nothing = Trained("north", Outcome({"v": torch.zeros(2000)}, {}, {}), 20, 3, None)
-    reply = BankSide(plan.secure_sum, bytes(32)).pack(nothing, jobs[1], order, LocalRule(), plan.upload)
+    plain, _ = pack(nothing, plan.upload, {}, 5)
+    reply = BankSide(plan.secure_sum, bytes(32)).masked(plain, nothing, jobs[1], order, LocalRule())
     assert Roster.from_bytes(order.roster).ring_bits == RING_BITS
     elements = unpack(reply.delta.body, RING_BITS, 2000)
     assert len(set(elements.tolist())) > 1990
@@ -150,6 +153,7 @@ def test_a_bank_that_drops_out_is_left_out_of_the_sum_and_pays_for_what_it_sent(
     events = play(plan)
     (row,) = rows(events)
     assert [bank.participated for bank in row.banks] == [True, False, True]
+    assert row.failed == {"north": "dropped_out"}
     assert gap(plan, [0, 2], [10, 30]) < 1e-4
     gone = row.banks[1]
     assert (gone.bytes_up, gone.num_steps, gone.epsilon, gone.num_releases) == (64 + 2 * (2 + 82), 0, 0.0, 0)
@@ -162,6 +166,19 @@ def test_too_few_banks_open_nothing() -> None:
     plan = secure(num_rounds=1, dropout=0.99)
     with pytest.raises(QuorumError, match="round 1: secure aggregation: 0 of 3 banks are present and 2 are needed"):
         play(plan)
+
+
+def test_a_bank_whose_work_fails_is_a_bank_that_dropped_out(tmp_path: Path) -> None:
+    plan = secure(num_rounds=1)
+    fakes.plant(tmp_path, 0, "west", "bug")
+    pool = InlinePool(fakes.make_client(plan, tmp_path)(), Actors(banks_per_actor=1))
+    events = list(Driver(replace(plan, failures=Failures(policy="skip")), pool).run())
+    (row,) = rows(events)
+    assert row.failed == {"west": "error"}
+    assert row.banks[2].bytes_up == 64 + 2 * (2 + 82)
+    start, deltas = trained(plan)
+    mean = weighted_mean(deltas[:2], [10, 20])
+    assert all(torch.allclose(served(events)[n] - start.tensors[n], mean[n], atol=1e-4) for n in mean)
 
 
 def test_a_clipped_value_is_told_as_an_oracle() -> None:
@@ -177,7 +194,7 @@ def test_slots_have_no_mask_and_do_not_leave() -> None:
     leaky = Trained("east", Outcome({}, {"c/q.A": torch.ones(2)}, {}), 10, 3, None)
     job = TrainJob(0, "east", AdapterState({}, 2, 1.0))
     with pytest.raises(FedsimError, match=r"\['c/q.A'\] would leave bank 'east' without a mask"):
-        side.pack(leaky, job, Order(b"", b"", 1.0, 1), LocalRule(), plan.upload)
+        side.masked(pack(leaky, plan.upload, {}, 5)[0], leaky, job, Order(b"", b"", 1.0, 1), LocalRule())
 
 
 # ------------------------------------------------------------------------------------------------- coordinates
