@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
+from collections.abc import Generator
 from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
@@ -14,6 +15,8 @@ import typer
 
 from fedsim import __version__, stopping
 from fedsim.core.errors import FedsimError, ScenarioError, Stopped
+from fedsim.core.events import Event
+from fedsim.options import Changes, EndFormat, Fallback, File, Format, InProcess, NewNoise, Quiet, Resuming, Steal
 
 app = typer.Typer(
     help="Federated LoRA fine-tuning across banks, simulated on Ray.",
@@ -50,41 +53,64 @@ def check(files: Annotated[list[Path], typer.Argument(help="Scenario files.", me
     typer.echo(f"{len(files)} file{'s' * (len(files) > 1)}, no problems")
 
 
-class Format(StrEnum):
-    TEXT = "text"
-    JSON = "json"
-
-
 @app.command()
 def run(
-    file: Annotated[Path, typer.Argument(help="Scenario file.", metavar="FILE")],
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the scenario; repeatable.")
-    ] = None,
+    file: File,
+    changes: Changes = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Run or grid directory. Default: one in results/runs.")
     ] = None,
-    format_: Annotated[
-        Format, typer.Option("--format", help="json: the summary as the only line of stdout, progress on stderr.")
-    ] = Format.TEXT,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show the end only.")] = False,
-    inline: Annotated[bool, typer.Option("--inline", help="Train in this process, without Ray.")] = False,
+    format_: EndFormat = Format.TEXT,
+    quiet: Quiet = False,
+    inline: InProcess = False,
     check_nodes: Annotated[
         bool, typer.Option("--check-nodes", help="Start only if every node has the data, the model and the directory.")
     ] = False,
     data_roots: Annotated[
         list[Path] | None, typer.Option("--data-root", metavar="DIR", help="Read nothing outside; repeatable.")
     ] = None,
+    resuming: Annotated[
+        Resuming, typer.Option("--resume", help="auto: go on with the run that DIR holds, if it holds one.")
+    ] = Resuming.NEVER,
+    steal_lock: Steal = False,
+    fallback: Fallback = True,
+    new_noise: NewNoise = False,
 ) -> None:
     """Train across banks as a scenario says, and write a run directory.
 
     A scenario with vary: is a grid: every combination is a run with a directory of its own. Those that have ended
     before are not run again, and one that fails stops no other; the exit code is then the highest of theirs.
     """
+    from fedsim.build.resume import Resume
     from fedsim.build.run import run as events_of
+
+    how = Resume(resuming is Resuming.AUTO, False, steal_lock, fallback, new_noise)
+    _show(events_of(file, changes or (), out, inline, check_nodes, data_roots or (), how), format_, quiet)
+
+
+@app.command()
+def resume(
+    folder: Annotated[Path, typer.Argument(help="Run directory.", metavar="DIR")],
+    changes: Changes = None,
+    format_: EndFormat = Format.TEXT,
+    quiet: Quiet = False,
+    inline: InProcess = False,
+    steal_lock: Steal = False,
+    fallback: Fallback = True,
+    new_noise: NewNoise = False,
+) -> None:
+    """Go on with a run that was stopped or killed, to the bits that it would have come to."""
+    from fedsim.build.resume import Resume
+    from fedsim.build.run import resume as events_of
+
+    how = Resume(True, True, steal_lock, fallback, new_noise)
+    _show(events_of(folder, changes or (), inline, how), format_, quiet)
+
+
+def _show(events: Generator[Event, None, None], format_: Format, quiet: bool) -> None:
     from fedsim.view import show
 
-    with closing(events_of(file, changes or (), out, inline, check_nodes, data_roots or ())) as events:
+    with closing(events):
         finished = show(events, format_ is Format.JSON, quiet, sys.stdout, sys.stderr)
     if finished.exit_code:
         raise typer.Exit(finished.exit_code)
@@ -94,9 +120,7 @@ def run(
 def submit(
     file: Annotated[Path, typer.Argument(help="Scenario file: the only file that is sent.", metavar="FILE")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Run directory: an absolute path that all nodes share.")],
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the scenario; repeatable.")
-    ] = None,
+    changes: Changes = None,
     address: Annotated[str | None, typer.Option(metavar="URL", help="The cluster, e.g. http://127.0.0.1:8265.")] = None,
     attempt: Annotated[int, typer.Option(min=1, help="2, 3, ...: send the same run again; it goes on.")] = 1,
     run: Annotated[bool, typer.Option("--run/--print", help="Send the job, or print the command that does.")] = False,
@@ -153,10 +177,8 @@ def methods(
 
 @app.command()
 def inspect(
-    file: Annotated[Path, typer.Argument(help="Scenario file.", metavar="FILE")],
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the scenario; repeatable.")
-    ] = None,
+    file: File,
+    changes: Changes = None,
     format_: Annotated[Format, typer.Option("--format", help="How the numbers are written.")] = Format.TEXT,
     pictures: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write pictures (SVG) there.")] = None,
     embeddings: Annotated[
@@ -176,10 +198,8 @@ def inspect(
 
 @app.command()
 def plan(
-    file: Annotated[Path, typer.Argument(help="Scenario file.", metavar="FILE")],
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the scenario; repeatable.")
-    ] = None,
+    file: File,
+    changes: Changes = None,
     format_: Annotated[Format, typer.Option("--format", help="How the numbers are written.")] = Format.TEXT,
 ) -> None:
     """Show what a scenario will cost in privacy at every bank, and what is not protected, without training."""

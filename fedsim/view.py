@@ -9,6 +9,7 @@ What is shown never matters to the run: a reader that goes away (``fedsim run ..
 from __future__ import annotations
 
 import os
+import shlex
 import textwrap
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from io import TextIOWrapper
@@ -98,6 +99,7 @@ class Story:
     """Turns events into lines of at most 80 columns, and knows how far the run is."""
 
     def __init__(self) -> None:
+        self._in_grid = False
         self._begin()
 
     def _begin(self) -> None:
@@ -141,6 +143,7 @@ class Story:
             yield f"baseline {event.name}: {_headline_of(event.summary)}"
         elif isinstance(event, Turn):
             self._begin()
+            self._in_grid = True
             yield f"[{event.number}/{event.total}] {event.name}{': has ended before' if event.skipped else ''}"
         elif isinstance(event, RunDone):
             yield f"{_headline_of(event.summary)}\n"
@@ -151,7 +154,8 @@ class Story:
         """What is left of a run that is told to stop."""
         if not self.run_dir:
             return "interrupted before the run began"
-        return f"interrupted after {self.round} of {self.num_rounds} rounds: {self.run_dir}"
+        remedy = "start it again" if self._in_grid else f"fedsim resume {shlex.quote(self.run_dir)}"
+        return f"interrupted after {self.round} of {self.num_rounds} rounds; to go on: {remedy}"
 
     def _failed(self, event: Failed) -> Iterator[str]:
         this = (event.round, event.attempt, event.message, event.action)

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from fedsim import cli
+from fedsim.build.resume import Resume
 from fedsim.core.errors import DataError, Stopped
 from tests.streams import stream
 
@@ -19,8 +20,8 @@ def calls(monkeypatch):
     """Calls of the run, which is replaced by a synthetic one."""
     made = []
 
-    def run(path, overrides=(), out=None, inline=False, check_nodes=False, data_roots=()):
-        made.append((path, tuple(overrides), out, inline, check_nodes, tuple(data_roots)))
+    def run(path, overrides=(), out=None, inline=False, check_nodes=False, data_roots=(), how=None):
+        made.append((path, tuple(overrides), out, inline, check_nodes, tuple(data_roots), how))
         yield from stream()
 
     monkeypatch.setitem(sys.modules, "fedsim.build.run", SimpleNamespace(run=run))
@@ -53,8 +54,25 @@ def test_options_reach_the_run(calls, monkeypatch, capsys):
         "d",
     )
     assert code == 0
-    assert calls == [(Path("a.yaml"), ("seed=3", "lora.r=4"), Path("here"), True, True, (Path("d"),))]
+    assert calls == [(Path("a.yaml"), ("seed=3", "lora.r=4"), Path("here"), True, True, (Path("d"),), Resume())]
     assert "all banks" in capsys.readouterr().out
+
+
+def test_how_to_resume_reaches_the_run(calls, monkeypatch):
+    assert call(monkeypatch, "run", "a.yaml", "--resume", "auto", "--no-fallback", "--steal-lock", "--new-noise") == 0
+    assert calls[0][-1] == Resume(wanted=True, steal_lock=True, fallback=False, new_noise=True)
+
+
+def test_resume_goes_on_in_a_directory(monkeypatch):
+    made = []
+
+    def resume(folder, overrides=(), inline=False, how=None):
+        made.append((folder, tuple(overrides), inline, how))
+        yield from stream()
+
+    monkeypatch.setitem(sys.modules, "fedsim.build.run", SimpleNamespace(resume=resume))
+    assert call(monkeypatch, "resume", "there", "--set", "num_rounds=9", "--inline", "--quiet") == 0
+    assert made == [(Path("there"), ("num_rounds=9",), True, Resume(wanted=True, required=True))]
 
 
 def test_json_is_alone_on_stdout(calls, monkeypatch, capsys):
@@ -67,7 +85,7 @@ def test_json_is_alone_on_stdout(calls, monkeypatch, capsys):
 def test_an_error_ends_the_run_with_one_line_and_its_code(monkeypatch, capsys):
     closed = []
 
-    def run(path, overrides=(), out=None, inline=False, check_nodes=False, data_roots=()):
+    def run(path, overrides=(), out=None, inline=False, check_nodes=False, data_roots=(), how=None):
         try:
             yield stream()[0]
             raise DataError("loans.csv: no column 'bank'")
@@ -83,7 +101,7 @@ def test_an_error_ends_the_run_with_one_line_and_its_code(monkeypatch, capsys):
 def test_an_interrupt_closes_the_run_and_exits_130(monkeypatch, capsys):
     closed = []
 
-    def run(path, overrides=(), out=None, inline=False, check_nodes=False, data_roots=()):
+    def run(path, overrides=(), out=None, inline=False, check_nodes=False, data_roots=(), how=None):
         try:
             yield from stream()
         finally:
@@ -100,17 +118,19 @@ def test_an_interrupt_closes_the_run_and_exits_130(monkeypatch, capsys):
 
 @pytest.mark.parametrize(("signal", "code"), [(KeyboardInterrupt, 130), (Stopped, 143)])
 def test_a_stopped_run_says_what_is_left(monkeypatch, capsys, signal, code):
-    def run(path, overrides=(), out=None, inline=False, check_nodes=False, data_roots=()):
+    def run(path, overrides=(), out=None, inline=False, check_nodes=False, data_roots=(), how=None):
         yield from stream()[:6]
         raise signal
 
     monkeypatch.setitem(sys.modules, "fedsim.build.run", SimpleNamespace(run=run))
     assert call(monkeypatch, "run", "a.yaml") == code
-    assert capsys.readouterr().out.endswith("interrupted after 1 of 2 rounds: results/runs/quickstart\n")
+    assert capsys.readouterr().out.endswith(
+        "interrupted after 1 of 2 rounds; to go on: fedsim resume results/runs/quickstart\n"
+    )
 
 
 def test_a_bug_is_said_to_be_one(monkeypatch, capsys):
-    def run(path, overrides=(), out=None, inline=False, check_nodes=False, data_roots=()):
+    def run(path, overrides=(), out=None, inline=False, check_nodes=False, data_roots=(), how=None):
         yield stream()[0]
         raise KeyError("oops")
 

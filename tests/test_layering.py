@@ -21,6 +21,7 @@ LAYERS = {
     "engine": 3,
     "build": 4,
     "methods": 5,
+    "options": 5,
     "stopping": 5,
     "submit": 5,
     "view": 5,

@@ -100,6 +100,18 @@ def share_out(scenario: Scenario, encoded: Encoded) -> Material:
     return Material(encoded.corpus, divide(scenario, encoded.corpus, seen), encoded.model, encoded.rows, seen)
 
 
+def fingerprint(material: Material) -> str:
+    """SHA-256 of every row and of which bank holds it: what a resumed run must find again."""
+    corpus, digest = material.corpus, hashlib.sha256()
+    for texts in (corpus.prompts, corpus.answers, corpus.label_words):
+        digest.update("\x1e".join(texts).encode() + b"\x1d")
+    for array in (corpus.labels, corpus.test, corpus.images, corpus.units):
+        digest.update(b"none" if array is None else np.ascontiguousarray(array).tobytes())
+    for bank in material.banks:
+        digest.update(f"{bank.name} {len(bank.train)} ".encode() + bank.train.tobytes() + bank.test.tobytes())
+    return digest.hexdigest()
+
+
 def check_model(scenario: Scenario, material: Material) -> None:
     """ModelError for whatever an actor would find wrong with the model, as far as no weights are needed."""
     with blaming("model"):

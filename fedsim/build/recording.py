@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
-from pathlib import Path
 
+from fedsim.build.directory import Directory
 from fedsim.build.inspect import split_of
 from fedsim.build.prepare import Material, best_auc
+from fedsim.core.errors import CheckpointError
 from fedsim.core.events import BaselineDone, Event, Failed, Finished, RoundRow, Served
 from fedsim.core.scenario import Scenario
 from fedsim.engine.plan import Plan
@@ -19,21 +21,25 @@ from fedsim.records.summary import Summary
 
 
 class Recording:
-    """Writes the directory of one run. CheckpointError when the disk refuses."""
+    """Writes the directory of one run. CheckpointError when the disk refuses, or when another process has taken over.
 
-    def __init__(self, folder: Path, scenario: Scenario, material: Material, plan: Plan) -> None:
-        self._scenario, self._material = scenario, material
+    A resumed run tells its committed rounds again, so its tables are written anew.
+    """
+
+    def __init__(self, directory: Directory, scenario: Scenario, material: Material, plan: Plan) -> None:
+        self._directory, self._scenario, self._material = directory, scenario, material
         self._best_auc = best_auc(scenario, material, plan.banks)
         self._places = adapter_places([bank.name for bank in plan.banks]) if plan.rule.personal else {}
         self._so_far, self._start = Summary(plan.started()), time.perf_counter()
         self._end: Mapping[str, object] | None = None
         self._baselines: dict[str, Mapping[str, object]] = {}
-        self._record = RunRecord(folder)
+        self._record = RunRecord(directory.folder)
         self._record.begin(scenario.model_dump(mode="json"), environment(scenario.seed))
         self._record.add_split(split_of(scenario, material.corpus, material.banks, material.embeddings))
 
     def take(self, event: Event) -> None:
         """Write what an event brings."""
+        self._directory.fence()
         if isinstance(event, RoundRow):
             self._record.add_round(event)
             self._so_far.add(event)
@@ -57,7 +63,9 @@ class Recording:
     def abandon(self, error: BaseException) -> None:
         """Write the summary of a run that did not: what is known of it, and whether it failed or was stopped."""
         told = {"status": "failed", "error": str(error)} if isinstance(error, Exception) else {"status": "interrupted"}
-        self._record.finish({**self._summary(), **told})
+        with suppress(CheckpointError):  # the disk is full, or the directory another's: what went wrong first is told
+            self._directory.fence()
+            self._record.finish({**self._summary(), **told})
 
     def _summary(self) -> dict[str, object]:
         summary = dict(self._end or self._so_far.result("interrupted", time.perf_counter() - self._start))
@@ -67,4 +75,6 @@ class Recording:
             summary["baselines"] = self._baselines
         if self._places and self._end:
             summary["adapters"] = self._places
+        if not self._directory.same_bits:
+            summary["bit_identity"] = "not claimed"
         return summary

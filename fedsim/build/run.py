@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fedsim.build.load import load_grid
+from fedsim.build.load import load_grid, load_scenario
+from fedsim.build.resume import FRESH, Resume
 from fedsim.build.roots import require_inside
+from fedsim.core.errors import CheckpointError
 from fedsim.core.events import BaselineDone, Event, Finished
 from fedsim.core.scenario import PATH_KNOBS, Plugin, Scenario
+from fedsim.records.grid import ended_summary
 from fedsim.records.record import run_folder
 
 if TYPE_CHECKING:
+    from fedsim.build.directory import Directory
     from fedsim.build.prepare import Job, Material
     from fedsim.engine.cluster import Cluster
     from fedsim.engine.remote import RemoteDriver
@@ -27,6 +32,7 @@ def run(
     inline: bool = False,
     check_nodes: bool = False,
     data_roots: Sequence[Path] = (),
+    how: Resume = FRESH,
 ) -> Generator[Event, None, None]:
     """Events of the scenario's run; the run directory is written as they pass.
 
@@ -43,25 +49,54 @@ def run(
         yield from run_grid(runs, out, inline, check_nodes)
     else:
         with runs[0].document.placing():
-            yield from run_scenario(runs[0].scenario, out, inline, check_nodes)
+            yield from run_scenario(runs[0].scenario, out, inline, check_nodes, how)
+
+
+def resume(
+    folder: Path, overrides: Sequence[str] = (), inline: bool = False, how: Resume = FRESH
+) -> Generator[Event, None, None]:
+    """Events of a run that goes on in its directory, from its last committed round. CheckpointError when it cannot."""
+    file = folder / "scenario.yaml"
+    if not file.is_file():
+        raise CheckpointError(f"{folder} holds no run that could go on; of a grid start its file again")
+    yield from run(file, overrides, folder, inline, how=replace(how, wanted=True, required=True))
 
 
 def run_scenario(
-    scenario: Scenario, out: Path | None = None, inline: bool = False, check_nodes: bool = False
+    scenario: Scenario,
+    out: Path | None = None,
+    inline: bool = False,
+    check_nodes: bool = False,
+    how: Resume = FRESH,
 ) -> Generator[Event, None, None]:
     """The same for a scenario in memory."""
+    folder = out or run_folder(scenario.name, scenario.digest(), datetime.now(UTC))
+    summary = _ended(folder, scenario) if how.wanted else None
+    if summary is not None:
+        yield Finished(str(summary["status"]), summary)
+        return
     from fedsim.build.prepare import prepare  # imports torch: not before the scenario is known to be good
 
-    folder = out or run_folder(scenario.name, scenario.digest(), datetime.now(UTC))
     with closing(Inline() if inline else OnRay(check_nodes)) as place:
-        yield from run_on(place, scenario, prepare(scenario), folder)
+        yield from run_on(place, scenario, prepare(scenario), folder, how)
 
 
-def run_on(place: Inline | OnRay, scenario: Scenario, material: Material, folder: Path) -> Generator[Event, None, None]:
+def _ended(folder: Path, scenario: Scenario) -> dict[str, Any] | None:
+    """The summary of this very scenario's run, if it came to its end there."""
+    summary = ended_summary(folder)
+    if summary is None or load_scenario(folder / "scenario.yaml").portable() != scenario.portable():
+        return None
+    return summary
+
+
+def run_on(
+    place: Inline | OnRay, scenario: Scenario, material: Material, folder: Path, how: Resume = FRESH
+) -> Generator[Event, None, None]:
     """A scenario and its baselines, written to ``folder``, in a place that others may use before and after.
 
-    A run that is stopped or fails leaves its rounds so far, and a summary of them that says so.
+    A run that is stopped or fails leaves its committed rounds, from which it can go on, and a summary that says so.
     """
+    from fedsim.build.directory import claimed
     from fedsim.build.prepare import check_model, make_job
     from fedsim.build.recording import Recording
 
@@ -71,25 +106,35 @@ def run_on(place: Inline | OnRay, scenario: Scenario, material: Material, folder
         name: make_job(baseline(scenario, name), material, str(folder), False) for name in scenario.baselines
     }
     place.check(main, scenario)
-    recording = Recording(folder, scenario, material, main.plan)
-    try:
-        with closing(_all_events(place, main, others)) as events:
-            for event in events:
-                recording.take(event)
-                if not isinstance(event, Finished):
-                    yield event
-    except BaseException as error:  # also an interrupt, and a caller that wants no more events
-        recording.abandon(error)
-        raise
-    yield recording.finish()
+    with claimed(folder, how) as directory:
+        main = directory.begin(scenario, material, main, how)
+        recording = Recording(directory, scenario, material, main.plan)
+        try:
+            with closing(_all_events(place, main, others, directory)) as events:
+                for event in events:
+                    recording.take(event)
+                    if not isinstance(event, Finished):
+                        yield event
+        except BaseException as error:  # also an interrupt, and a caller that wants no more events
+            recording.abandon(error)
+            raise
+        finished = recording.finish()
+    yield finished
 
 
-def _all_events(place: Inline | OnRay, main: Job, baselines: Mapping[str, Job]) -> Generator[Event, None, None]:
-    """Those of the run, then one of each baseline."""
+def _all_events(
+    place: Inline | OnRay, main: Job, baselines: Mapping[str, Job], directory: Directory
+) -> Generator[Event, None, None]:
+    """Those of the run, then one of each baseline, which is not run again where it came to its end before."""
     yield from place.events(main)
+    rounds = main.plan.num_rounds
     for name, job in baselines.items():
-        with closing(place.events(job)) as events:
-            yield BaselineDone(name, next(event.summary for event in events if isinstance(event, Finished)))
+        summary = directory.baseline(name, rounds)
+        if summary is None:
+            with closing(place.events(job)) as events:
+                summary = next(event.summary for event in events if isinstance(event, Finished))
+            directory.add_baseline(name, rounds, summary)
+        yield BaselineDone(name, summary)
 
 
 def baseline(scenario: Scenario, name: str) -> Scenario:

@@ -64,11 +64,6 @@ class Failed:
     cohort: int = 1  # banks that shared the attempt
     detail: str = ""  # the actor's traceback, or all that Ray says
 
-    @property
-    def may_have_trained(self) -> bool:
-        """Whether the bank is charged: something that it computed may have left it."""
-        return self.attempt > 0
-
     def __str__(self) -> str:
         others = f" and {self.cohort - 1} more of its cohort" if self.cohort > 1 else ""
         where = f"round {self.round}, bank {self.bank!r}{others}, attempt {self.attempt}"

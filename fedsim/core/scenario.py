@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -265,14 +265,23 @@ class Scenario(Section):
     resources: Resources = Field(default=Resources(), description="what is reserved from Ray")
     failures: Failures = Field(default=Failures(), description="what follows when a bank's work fails")
 
-    def digest(self) -> str:
-        """SHA-256 of the canonical JSON: equal for equal scenarios, wherever their files lie.
+    def portable(self) -> dict[str, Any]:
+        """The values as JSON has them; an absolute path counts by its last component.
 
-        An absolute path counts by its last component; what the file holds is the data fingerprint's business.
+        What a file holds is the data fingerprint's business.
         """
         values = self.model_dump(mode="json")
         for entry, knob in PATH_KNOBS:
             path = values[entry].get(knob)
             if isinstance(path, str) and PurePath(path).is_absolute():
                 values[entry][knob] = PurePath(path).name
-        return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        return values
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON: equal for equal scenarios, wherever their files lie."""
+        return digest_of(self.portable())
+
+
+def digest_of(values: Mapping[str, Any]) -> str:
+    """SHA-256 of canonical JSON."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -5,37 +5,55 @@
 Under secure aggregation the driver sees the sum of the updates alone (``engine.secure``).
 Where banks trust the server with bank-level privacy, a curator samples them and stands between decode and aggregate.
 
-The driver knows no Ray and writes no files: it is given a pool of client actors and yields events. Everything random
-is drawn from (seed, round), and updates are aggregated in bank order, so neither the number of actors nor who answers
-first reaches a number. Rounds count from 0 inside a job and from 1 in what is shown.
+The driver knows no Ray: it is given a pool of client actors, leaves its rounds in a store and yields events. Everything
+random is drawn from (seed, round), and updates are aggregated in bank order, so neither the number of actors nor who
+answers first reaches a number. Rounds count from 0 inside a job and from 1 in what is shown.
+
+Around a round stand four writes, each durable before the next step: the ledger is charged before jobs are sent, the
+hash of what came back is noted before it is aggregated, the new state is staged before it is evaluated, and it is
+committed before its row is shown. A driver that is killed at any instant is followed by one that goes on from the last
+commit and comes to the same bits.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 
 from fedsim.core import seeds
 from fedsim.core.adapter import map_tensors
+from fedsim.core.errors import FedsimError
 from fedsim.core.events import Event, Failed, Finished, RoundRow, Served
 from fedsim.core.messages import Exchange, ServerState, Update
+from fedsim.engine import account
 from fedsim.engine.evaluation import Evaluated, evaluate, own_adapters
-from fedsim.engine.failures import Offences
+from fedsim.engine.failures import REFUSALS, Offences
 from fedsim.engine.gather import Gathered, Missing, gather, require_quorum
 from fedsim.engine.plan import Plan
 from fedsim.engine.pool import Kept, Pool
 from fedsim.engine.rows import round_row
 from fedsim.engine.secure_uplink import SecureUplink, asked
-from fedsim.engine.transport import Downlink
+from fedsim.engine.store import open_store
+from fedsim.engine.transport import Downlink, digest_of
 from fedsim.engine.uplink import Uplink
 from fedsim.privacy.accounting import Bound
+from fedsim.privacy.ledger import Charge
 from fedsim.records.summary import Summary
 
 TIGHT_BANKS = 64  # a tight epsilon takes up to a second: it is computed for so many banks, the worst ones
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """A round that the budget allows: who trains, and who pays what for it."""
+
+    cohort: list[str]
+    barred: dict[str, Failed]  # those of the cohort that are not asked
+    charge: Charge
 
 
 class Driver:
@@ -45,58 +63,144 @@ class Driver:
         self.plan, self.pool = plan, pool
         self.downlink = Downlink(plan.download, plan.seed)
         self.uplink = uplink(plan, pool)
-        self.ledger = plan.ledger()
+        self.store = open_store(plan.store)
+        self.ledger = plan.ledger(log=self.store.ledger)
         self.summary = Summary(plan.started())
         self.kept: dict[str, Kept] = {}  # by bank; carried, never read
         self.offences = Offences(plan.failures.quarantine)
-        self.decided: Mapping[int, Sequence[Failed]] = {}  # by round (from 0): what a resumed run must do again
 
     def run(self) -> Iterator[Event]:
         """Started, then per round BankDone of each bank and a RoundRow, then Served of each model and Finished.
 
-        Between them Failed, whose action is taken when the next event is asked for, and Waiting.
+        Between them Failed, whose action is taken when the next event is asked for, and Waiting. A resumed run begins
+        with the failures and rows of its committed rounds.
         """
-        plan, strategy, clock = self.plan, self.plan.strategy, _Clock()
+        plan, clock = self.plan, _Clock()
+        state, rows, notes = self._restored()
         yield from self.pool.ready()
-        yield plan.started()
-        state = strategy.init(self.pool.new_adapter(plan.seed), plan.infos, plan.seed)
-        yield self._row(0, Gathered(), evaluate(plan, self.pool, state, self.kept), clock.lap())
-        cohort = self._cohort(0)
-        while cohort is not None:
-            given, gathered = self.uplink.end((yield from self._train(state, cohort)))
-            state = self._aggregate(state, given)
-            self._charge(state.round, gathered)
-            cohort = self._cohort(state.round)
-            evaluated = self._evaluate(state, last=cohort is None)
-            yield self._row(state.round, gathered, evaluated, clock.lap())
+        yield plan.started(notes)
+        for row in rows:
+            yield from self._retold(row, clock)
+        if state is None:
+            state = plan.strategy.init(self.pool.new_adapter(plan.seed), plan.infos, plan.seed)
+            self._stage(state)
+            yield self._committed(state, Gathered(), evaluate(plan, self.pool, state, self.kept), clock)
+        turn = self._next(state.round)
+        while turn is not None:
+            trained = yield from self._train(state, turn)
+            given, gathered = self.uplink.end(trained)
+            state = self._aggregate(turn, state, given, trained)
+            self._stage(state)
+            turn = self._next(state.round)
+            evaluated = self._evaluate(state, last=turn is None)
+            yield self._committed(state, gathered, evaluated, clock)
         if plan.exports:
             yield from self._served(state)
         status = "completed" if state.round == plan.num_rounds else "budget_exhausted"
         yield Finished(status, self.summary.result(status, clock.total(), self._tight_epsilons()))
 
-    def _cohort(self, round_: int) -> list[str] | None:
-        """The banks of a round; None when the run is over, or when the round would take one of them over the cap."""
+    # ------------------------------------------------------------------------------------------ what is durable
+
+    def _restored(self) -> tuple[ServerState | None, list[RoundRow], tuple[str, ...]]:
+        """(the state to go on from, or None at the beginning; the rows up to it; what the user should know)."""
+        found = self.store.restore()
+        notes = ["The privacy ledger's last line was cut short: charged to every bank."] if self._mended() else []
+        if found is None:
+            return None, [], tuple(notes)
+        saved, rows, passed = found
+        self.downlink.links.update(saved.links)
+        self.kept.update({bank: self.pool.load(data) for bank, data in saved.kept.items()})
+        notes += [f"Damaged: {what}; going back to round {saved.state.round}." for what in passed]
+        return saved.state, rows, (*notes, f"Resumed after round {saved.state.round} of {self.plan.num_rounds}.")
+
+    def _mended(self) -> bool:
+        return self.ledger.mend({info.name: account.price(self.plan, info.name) for info in self.plan.infos})
+
+    def _retold(self, row: RoundRow, clock: _Clock) -> Iterator[Event]:
+        """A committed round once more: everything that adds up over the rounds takes it in."""
+        for one in self.store.failures(row.round):
+            self.offences.note(one)
+            yield one
+        clock.add(row.seconds)
+        self.summary.add(row)
+        yield row
+
+    def _stage(self, state: ServerState) -> None:
+        kept = ((place, self.pool.save(self.kept.get(info.name))) for place, info in enumerate(self.plan.infos))
+        self.store.stage(state, self.downlink.links, ((place, data) for place, data in kept if data))
+
+    def _committed(self, state: ServerState, gathered: Gathered, evaluated: Evaluated, clock: _Clock) -> RoundRow:
+        row = round_row(self.plan, self.ledger, state.round, gathered, evaluated, clock.lap())
+        self.store.commit(row)
+        self.summary.add(row)
+        return row
+
+    # -------------------------------------------------------------------------------------------------- a round
+
+    def _next(self, round_: int) -> _Turn | None:
+        """The round to come; None when the run is over, or when the round would take a bank over the cap."""
         plan, banks = self.plan, [info.name for info in self.plan.infos]
         if round_ >= plan.num_rounds:
             return None
         if plan.curator is None:
-            cohort = paying = sample(banks, plan.client_fraction, plan.seed, round_)
+            cohort = sample(banks, plan.client_fraction, plan.seed, round_)
         else:
-            cohort, paying = plan.curator.cohort(banks, plan.seed, round_), banks
-        if plan.dp_cap is not None:
-            for bank in paying:
-                mechanism = plan.mechanisms[bank]
-                spend = mechanism.spend(mechanism.plan.steps_per_round)
-                if self.ledger.would_exceed(bank, spend, plan.dp_cap):
-                    return None
-        return cohort
+            cohort = plan.curator.cohort(banks, plan.seed, round_)
+        barred = {one.bank: one for one in self.offences.barred(round_, cohort)}
+        paying = banks if plan.curator else [bank for bank in cohort if bank not in barred]
+        charge = account.charge(plan, self.store, round_ + 1, paying)
+        if plan.dp_cap is not None and not self.ledger.allows(charge, plan.dp_cap):
+            return None
+        return _Turn(cohort, barred, charge)
 
-    def _aggregate(self, state: ServerState, exchanges: Sequence[Exchange]) -> ServerState:
-        """The method's next state, from what the banks sent or from what a curator gives on of it."""
-        plan = self.plan
+    def _train(self, state: ServerState, turn: _Turn) -> Generator[Event, None, Gathered]:
+        """What the banks of a round send, and who is missing: QuorumError when the round may not go on without them.
+
+        A round that fails is tried again as if for the first time; one that was killed goes the way that it went.
+        """
+        plan, names = self.plan, [bank for bank in turn.cohort if bank not in turn.barred]
+        jobs = [plan.strategy.configure(state, bank, plan.seed) for bank in names]
+        decided = [one for one in self.store.failures(state.round + 1) if one.bank not in turn.barred]
+        for one in turn.barred.values():
+            self.store.note(one)
+        yield from (*turn.barred.values(), *(one for one in decided if one.cause not in REFUSALS))
+        try:
+            deliveries = self.uplink.begin(self.downlink.send(jobs))
+            self.ledger.intend(account.of_jobs(plan, turn.charge, deliveries))
+            gathering = gather(plan, self.pool, self.uplink, deliveries, self.kept, decided)
+            gathered = yield from self._noted(gathering)
+            missing = {bank: Missing(one) for bank, one in turn.barred.items()} | gathered.missing
+            gathered.missing = {bank: missing[bank] for bank in turn.cohort if bank in missing}
+            require_quorum(plan, gathered.missing, len(turn.cohort))
+        except FedsimError:
+            self.store.forget(state.round + 1)
+            raise
+        for lost in gathered.missing.values():
+            self.offences.note(lost.failed)
+        return gathered
+
+    def _noted(self, events: Generator[Event, None, Gathered]) -> Generator[Event, None, Gathered]:
+        """The same events; a failure is on the disk before its action is taken."""
+        while True:
+            try:
+                event = next(events)
+            except StopIteration as end:
+                gathered: Gathered = end.value
+                return gathered
+            if isinstance(event, Failed):
+                self.store.note(event)
+            yield event
+
+    def _aggregate(self, turn: _Turn, state: ServerState, given: Sequence[Exchange], gathered: Gathered) -> ServerState:
+        """The method's next state, from what the uplink gives it or from what a curator gives on of that."""
+        plan, round_ = self.plan, turn.charge.round
         if plan.curator is None:
-            return plan.strategy.aggregate(state, exchanges)
-        released, slots = plan.curator.release(exchanges, self._blank(state, exchanges), state.slots)
+            account.require_charged(turn.charge, gathered)
+            self.ledger.commit(round_, account.outputs(plan, given, gathered))
+            return plan.strategy.aggregate(state, given)
+        released, slots = plan.curator.release(given, self._blank(state, given), state.slots)
+        output = digest_of({**released.update.delta, **slots})
+        self.ledger.commit(round_, dict.fromkeys(turn.charge.spends, output))
         after = plan.strategy.aggregate(state, [released])
         return replace(after, slots={**after.slots, **slots})
 
@@ -107,45 +211,11 @@ class Driver:
         like = exchanges[0].update.delta if exchanges else trained
         return Exchange(job, Update(job.bank, map_tensors(torch.zeros_like, like), num_examples=1, num_steps=0))
 
-    def _charge(self, round_: int, gathered: Gathered) -> None:
-        """Each bank that has trained or may have; under a curator all, as not being drawn is part of the account."""
-        if self.plan.curator is not None:
-            for info in self.plan.infos:
-                self.ledger.charge(round_, info.name, self.plan.curator.spend())
-            return
-        for exchange in gathered.exchanges:
-            self.ledger.charge(round_, exchange.update.bank, exchange.update.spend)
-        for bank, one in gathered.missing.items():
-            if one.failed.may_have_trained:
-                mechanism = self.plan.mechanisms[bank]
-                self.ledger.charge(round_, bank, mechanism.spend(mechanism.plan.steps_per_round))
-
-    def _train(self, state: ServerState, cohort: Sequence[str]) -> Generator[Event, None, Gathered]:
-        """What the banks of a round send, and who is missing: QuorumError when the round may not go on without them."""
-        barred = {one.bank: Missing(one) for one in self.offences.barred(state.round, cohort)}
-        for one in barred.values():
-            yield one.failed
-        asked = [bank for bank in cohort if bank not in barred]
-        jobs = [self.plan.strategy.configure(state, bank, self.plan.seed) for bank in asked]
-        decided = self.decided.get(state.round, ())
-        deliveries = self.uplink.begin(self.downlink.send(jobs))
-        gathered = yield from gather(self.plan, self.pool, self.uplink, deliveries, self.kept, decided)
-        for one in gathered.missing.values():
-            self.offences.note(one.failed)
-        gathered.missing = {bank: both[bank] for both in [barred | gathered.missing] for bank in cohort if bank in both}
-        require_quorum(self.plan, gathered.missing, len(cohort))
-        return gathered
-
     def _evaluate(self, state: ServerState, last: bool) -> Evaluated:
         every = self.plan.evaluation.every
         if last or (every and state.round % every == 0):
             return evaluate(self.plan, self.pool, state, self.kept)
         return Evaluated()
-
-    def _row(self, round_: int, gathered: Gathered, evaluated: Evaluated, seconds: float) -> RoundRow:
-        row = round_row(self.plan, self.ledger, round_, gathered, evaluated, seconds)
-        self.summary.add(row)
-        return row
 
     def _served(self, state: ServerState) -> Iterator[Served]:
         """The global model, and under a personal rule every bank's own as its actor hands it out: for export only."""
@@ -179,10 +249,13 @@ def sample(banks: Sequence[str], fraction: float, seed: int, round_: int) -> lis
 
 
 class _Clock:
-    """Seconds since the start and since the last lap."""
+    """Seconds since the start and since the last lap; earlier ones may be added."""
 
     def __init__(self) -> None:
         self._start = self._lap = time.perf_counter()
+
+    def add(self, seconds: float) -> None:
+        self._start -= seconds
 
     def lap(self) -> float:
         now = time.perf_counter()

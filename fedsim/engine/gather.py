@@ -27,10 +27,14 @@ class Missing:
 
 @dataclass(slots=True)
 class Gathered:
-    """``exchanges`` are in bank order, ``missing`` by bank."""
+    """``exchanges`` are in bank order, ``missing`` by bank.
+
+    ``outputs`` has a hash of all that left a bank, also where it is not fit for use.
+    """
 
     exchanges: list[Exchange] = field(default_factory=list)
     missing: dict[str, Missing] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
 
 
 def gather(
@@ -55,6 +59,8 @@ def gather(
     before = [kept.get(delivery.to.bank) for delivery in deliveries]
     actions = {one.bank: one.action for one in lost}
     for answer in pool.train(deliveries, before, plan.failures, actions) if deliveries else ():
+        if isinstance(answer, Answer):
+            gathered.outputs[deliveries[answer.which].to.bank] = answer.reply.digest()
         told = _used(answer, plan, uplink, deliveries, exchanges, kept) if isinstance(answer, Answer) else answer
         yield told
         if isinstance(told, Failed) and told.action == "skip":

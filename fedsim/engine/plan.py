@@ -11,6 +11,7 @@ from fedsim.core.messages import BankInfo
 from fedsim.core.rows import BankRows
 from fedsim.core.scenario import Failures
 from fedsim.engine.secure import Terms
+from fedsim.engine.store import StorePlan
 from fedsim.privacy.base import Curator, Mechanism
 from fedsim.privacy.ledger import Ledger
 from fedsim.strategies.base import LocalRule, Strategy
@@ -34,7 +35,7 @@ class Plan:
     """
 
     name: str
-    run_dir: str  # shown to the user; the driver writes no files
+    run_dir: str  # shown to the user
     seed: int
     num_rounds: int
     client_fraction: float
@@ -45,7 +46,7 @@ class Plan:
     banks: tuple[BankRows, ...]
     infos: tuple[BankInfo, ...]
     mechanisms: Mapping[str, Mechanism]  # by bank that trains
-    ledger: Callable[[], Ledger]
+    ledger: Callable[..., Ledger]  # takes ``log``: where it is written, and what it goes on from
     dp_cap: float | None  # no bank's epsilon may exceed it: the run stops before the round that would
     evaluation: Evaluation
     notes: tuple[str, ...] = ()  # sentences for the user, shown when the run starts
@@ -53,13 +54,14 @@ class Plan:
     failures: Failures = field(default_factory=Failures)  # what follows when a bank's work fails
     secure_sum: Terms | None = None  # the server sees the sum of the updates alone
     exports: bool = True  # whether adapters are handed out at the end; a baseline is only measured
+    store: StorePlan | None = None  # where the driver leaves its rounds; None: nowhere
 
     def trainer_of(self, bank: str) -> str:
         """Who trains on a measured bank's rows."""
         return bank if bank in self.mechanisms else self.infos[0].name
 
-    def started(self) -> Started:
-        """What is told before the first round."""
+    def started(self, notes: tuple[str, ...] = ()) -> Started:
+        """What is told before the first round; ``notes`` besides the plan's own."""
         banks = []
         for bank in self.banks:
             mechanism = self.mechanisms[self.trainer_of(bank.name)]
@@ -74,4 +76,4 @@ class Plan:
                     delta=terms.dp_delta if terms else None,
                 )
             )
-        return Started(self.name, self.run_dir, self.num_rounds, tuple(banks), self.notes)
+        return Started(self.name, self.run_dir, self.num_rounds, tuple(banks), (*self.notes, *notes))

@@ -18,6 +18,7 @@ from fedsim.core.errors import FedsimError
 from fedsim.core.events import Failed, Waiting
 from fedsim.core.scenario import Failures
 from fedsim.engine.actor import ClientActor, describe
+from fedsim.engine.checkpoint import pack_tensors, unpack_tensors
 from fedsim.engine.failures import Decided, decide, failed, of_error
 from fedsim.engine.resources import Actors, cohorts
 from fedsim.engine.secure import Ask
@@ -75,6 +76,12 @@ class Pool(Protocol):
     def own_adapters(self, jobs: Sequence[OwnJob]) -> Iterator[tuple[int, AdapterState]]:
         """(index of the job, that bank's own adapter), for export at the end of a run."""
 
+    def save(self, kept: Kept) -> bytes:
+        """What a bank keeps, for a file of its own that nobody looks into; empty when it keeps nothing."""
+
+    def load(self, data: bytes) -> Kept:
+        """The inverse of ``save``."""
+
     def close(self) -> None:
         """End every actor. Safe to call twice."""
 
@@ -131,6 +138,13 @@ class InlinePool:
     def own_adapters(self, jobs: Sequence[OwnJob]) -> Iterator[tuple[int, AdapterState]]:
         for index, job in enumerate(jobs):
             yield index, self._client.own_adapter(job.parcel.job(job.to), _value(job.kept), job.own)
+
+    def save(self, kept: Kept) -> bytes:
+        value = _value(kept)
+        return pack_tensors(value) if value else b""
+
+    def load(self, data: bytes) -> Kept:
+        return unpack_tensors(data)
 
     def close(self) -> None:
         pass

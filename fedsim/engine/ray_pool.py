@@ -17,9 +17,11 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray.exceptions import RayError
 
 from fedsim.core.events import Failed, Waiting
 from fedsim.core.scenario import Failures
+from fedsim.engine.classify import classify
 from fedsim.engine.failures import Decided, decide, failed
 from fedsim.engine.lease import hold
 from fedsim.engine.resources import Actors, cohorts
@@ -160,6 +162,22 @@ class RayPool:
 
     def own_adapters(self, jobs: Sequence[OwnJob]) -> Iterator[tuple[int, AdapterState]]:
         yield from self._run_own("own_adapter", jobs)
+
+    def save(self, kept: Kept) -> bytes:
+        """The one place where the driver's process holds what a bank keeps: on its way to the bank's own file."""
+        from fedsim.engine.checkpoint import pack_tensors
+
+        try:
+            value = {} if kept is None else ray.get(kept)
+        except RayError as error:
+            what = "saving what a bank keeps"
+            raise classify(error, what).as_error(what) from error
+        return pack_tensors(value) if value else b""
+
+    def load(self, data: bytes) -> Kept:
+        from fedsim.engine.checkpoint import unpack_tensors
+
+        return ray.put(unpack_tensors(data))
 
     def _run_own(self, method: str, jobs: Sequence[OwnJob], *more: Ref) -> Iterator[tuple[int, Any]]:
         from fedsim.engine.actor import describe

@@ -60,7 +60,7 @@ class RemoteDriver:
     def events(self, plan: Plan, make_client: Callable[[], ClientActor], actors: Actors) -> Iterator[Event]:
         """The events of a run. Closing the iterator early ends the driver and its actors."""
         if self._handle is None:
-            self._handle = start(_DriverProcess, 0, 0)
+            self._handle = start(_DriverProcess, 0, 0, here=True)  # it writes the run directory
         boxed = [ray.put(make_client), ray.put(plan)]  # references in a list are not fetched before the actor asks
         ended = False
         try:

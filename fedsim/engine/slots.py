@@ -22,6 +22,7 @@ from typing import Any
 import psutil
 import ray
 from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fedsim.core.errors import ResourceError
 from fedsim.core.events import Waiting
@@ -302,9 +303,14 @@ def _process(node: str, pid: int) -> psutil.Process | None:
         return None
 
 
-def start(cls: type, cpus: float, gpus: float, *args: Any) -> Any:
-    """The only use of ``ray.remote``: a handle to an actor that Ray neither restarts nor repeats calls of."""
-    return ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0)(cls).remote(*args)
+def start(cls: type, cpus: float, gpus: float, *args: Any, here: bool = False) -> Any:
+    """The only use of ``ray.remote``: a handle to an actor that Ray neither restarts nor repeats calls of.
+
+    ``here``: on the node of the process that asks, or not at all.
+    """
+    where = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False) if here else "DEFAULT"
+    actor = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0, scheduling_strategy=where)(cls)
+    return actor.remote(*args)
 
 
 def kill(handle: Any) -> None:

@@ -16,6 +16,7 @@ message (round, seed, number of examples, spend).
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -77,7 +78,7 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
-class _Link:
+class Link:
     """What the server remembers of one bank: what it received last, and the residual of a lossy download codec."""
 
     digests: Mapping[str, bytes] = field(default_factory=dict)
@@ -97,7 +98,7 @@ class Downlink:
 
     def __init__(self, codec: Codec, seed: int) -> None:
         self._codec, self._seed = codec, seed
-        self._links: dict[str, _Link] = {}
+        self.links: dict[str, Link] = {}  # by bank; with it another Downlink goes on where this one is
         self._digests: dict[int, tuple[Tensor, bytes]] = {}  # by identity: most tensors live for many rounds and banks
 
     def send(self, jobs: Sequence[TrainJob]) -> list[Delivery]:
@@ -114,7 +115,7 @@ class Downlink:
         encoded: dict[object, _Encoded],
         parcels: dict[object, Parcel],
     ) -> Delivery:
-        link = self._links.get(job.bank, _Link())
+        link = self.links.get(job.bank, Link())
         content = _named(job)
         digests = {name: self._digest(tensor, known) for name, tensor in content.items()}
         changed = {name: content[name] for name, digest in digests.items() if link.digests.get(name) != digest}
@@ -123,7 +124,7 @@ class Downlink:
             encoded[key] = self._encode(changed, link.residual, job.round)
         sent = encoded[key]
         received = {name: sent.received[name] if name in changed else link.received[name] for name in content}
-        self._links[job.bank] = _Link(digests, received, sent.residual)
+        self.links[job.bank] = Link(digests, received, sent.residual)
         shape = (job.adapter.rank, job.adapter.scaling, tuple((part.rank, part.scaling) for part in job.frozen))
         same = (shape, tuple((name, id(tensor)) for name, tensor in received.items()))
         parcel = parcels.setdefault(same, _parcel(job, received))
@@ -183,6 +184,20 @@ class Reply:
     spend: Spend | None
     oracle: Mapping[str, float]
     problem: str = ""  # why the bank sends nothing: its update holds values that are not finite
+
+    def digest(self) -> str:
+        """SHA-256 of all that leaves the bank; ``oracle`` does not."""
+        about = json.dumps([self.bank, self.num_examples, self.num_steps, len(self.delta.body)])
+        return hashlib.sha256(about.encode() + self.delta.body + self.slots.body).hexdigest()
+
+
+def digest_of(tensors: Tensors) -> str:
+    """SHA-256 of names, shapes and values."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tuple(tensors[name].shape)} ".encode())
+        digest.update(tensors[name].detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def pack(trained: Trained, codec: Codec, kept: Tensors, seed: int) -> tuple[Reply, dict[str, Tensor]]:

@@ -127,6 +127,11 @@ class Mechanism(ABC):
         return self.config if isinstance(self.config, Terms) else None
 
     @property
+    def clips_to(self) -> float | None:
+        """The norm to which a protected unit's contribution is clipped; None where nothing is or the bound moves."""
+        return None
+
+    @property
     def rows_per_unit(self) -> int | None:
         """Rows that a drawn customer brings to a step at most; None where every row is a unit of its own."""
         return None

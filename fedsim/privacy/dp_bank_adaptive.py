@@ -59,6 +59,10 @@ class DPBankAdaptive(DPBankCentral):
             return [str(error)]
         return []
 
+    @property
+    def clips_to(self) -> float | None:
+        return None  # the bound moves
+
     @classmethod
     def curator(cls, mechanisms: Mapping[str, Mechanism]) -> Curator:
         (mechanism, *_) = mechanisms.values()

@@ -70,6 +70,10 @@ class Gaussian(Mechanism):
         """What is clipped to."""
         raise NotImplementedError
 
+    @property
+    def clips_to(self) -> float | None:
+        return self.bound
+
     @classmethod
     def problems(cls, config: GaussianTerms, plans: Sequence[BankPlan]) -> list[str]:
         sizes = [plan.num_units if cls.per_unit else plan.num_examples for plan in plans]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -70,6 +70,10 @@ class RunKey:
             raise SecurityError(f"privacy.noise_key: {file} lies in the run directory, which is made to be shared")
         return cls(_read_key(file), binding)
 
+    def check(self) -> str:
+        """By this a key is known again; it tells nothing about the draws."""
+        return Keyed(replace(self, binding=""), "check").fingerprint()
+
 
 class Keyed:
     """``Keyed(key, purpose, *parts)``: a keystream of its own for each purpose and parts."""
@@ -80,6 +84,10 @@ class Keyed:
 
         text = "\x1f".join([key.binding, purpose, *(f"{type(part).__name__[0]}{part}" for part in parts)])
         self._key = HKDF(SHA256(), KEY_BYTES, salt=b"fedsim noise", info=text.encode()).derive(key.secret)
+
+    def fingerprint(self) -> str:
+        """Of the derived key: 16 hexadecimal digits."""
+        return self._stream(8).hex()
 
     def normal(self, numel: int) -> Tensor:
         pairs = (numel + 1) // 2

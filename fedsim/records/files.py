@@ -64,6 +64,16 @@ def append_lines(path: Path, objects: Iterable[Mapping[str, object]]) -> None:
         os.fsync(file.fileno())
 
 
+def remove(*paths: Path) -> None:
+    """Remove files and folders that are there. CheckpointError when one cannot be."""
+    for path in paths:
+        with _as_checkpoint_error(path):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
 def read_json(path: Path) -> Any:
     """CheckpointError when the file cannot be read or is not JSON."""
     with _as_checkpoint_error(path, "read"):

@@ -10,6 +10,9 @@
     adapters/global/   the trained adapter as a PEFT folder
     adapters/<bank>/   every bank's own, where the method gives it one; summary.json says which folder is whose
 
+What a run needs to go on after a crash lies beside it (``fedsim.engine.store``): LOCK, HEAD, rounds/, journal.wal and
+ledger.wal. All files above but scenario.yaml follow from it, and a resumed run writes them again.
+
 A crash leaves whole lines and whole files. NaN and infinity (an AUC of one class, epsilon without noise) are null.
 """
 
@@ -27,11 +30,13 @@ from pathlib import Path
 
 from fedsim.core.errors import CheckpointError
 from fedsim.core.events import RoundRow
-from fedsim.records.files import append_lines, to_json, write_atomically, write_folder
+from fedsim.records.files import append_lines, remove, to_json, write_atomically, write_folder
 
 SCHEMA_VERSION = 1  # of a line in rounds.jsonl and banks.jsonl
 RUNS = Path("results/runs")
 GLOBAL = "adapters/global"
+PREAMBLE = ("LOCK", "scenario.yaml", "environment.json", "split.json", "rounds.jsonl", "banks.jsonl", "journal.wal")
+# ... is what a run may leave that ends before its first write that counts: the next one starts as if it were not there
 MAX_SLUG = 60  # characters of a bank's name in that of a folder
 
 
@@ -56,22 +61,26 @@ def adapter_places(banks: Sequence[str]) -> dict[str, str]:
     return places
 
 
+def make_folder(folder: Path) -> None:
+    """Make a run directory, if there is none. CheckpointError when it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"cannot make run directory {folder}: {error.strerror}; choose another") from error
+
+
 class RunRecord:
     """Writes one run directory. Every method raises CheckpointError when the disk refuses."""
 
     def __init__(self, folder: Path) -> None:
-        """``folder`` must be new or empty: a run never mixes with another's files."""
+        """``folder`` is this run's own; it is made where there is none."""
+        make_folder(folder)
         self.folder = folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            used = any(folder.iterdir())
-        except OSError as error:
-            raise CheckpointError(f"cannot make run directory {folder}: {error.strerror}; choose another") from error
-        if used:
-            raise CheckpointError(f"run directory {folder} is not empty; choose another or remove it")
 
     def begin(self, scenario: Mapping[str, object], environment: Mapping[str, object]) -> None:
         """Write what is known before the first round. ``scenario`` is plain data: mappings, lists, text, numbers."""
+        leftovers = ("adapters", "summary.json", "failures.jsonl")
+        remove(*(self.folder / name for name in leftovers))  # of a run that now goes on
         write_atomically(self.folder / "scenario.yaml", _yaml(scenario))
         write_atomically(self.folder / "environment.json", to_json(environment, indent=2) + "\n")
         for name in ("rounds.jsonl", "banks.jsonl"):

@@ -5,6 +5,8 @@
                       "spend": {"sample_rate", "noise_multiplier", "num_steps"}, "bytes_up", "bytes_down"}},
      "epsilon", "epsilon_pld", "epsilon_pld_method", "bytes_up", "bytes_down", "seconds"}
 
+``bit_identity`` is there, and "not claimed", when the run was resumed with other versions, CPUs or threads.
+
 ``metrics`` are the last evaluation's; a bank's stand beside its other values. Bytes are of the whole run.
 
 ``epsilon`` is what the run's accountant has charged and its cap obeyed; ``epsilon_pld`` is the tight value for the same

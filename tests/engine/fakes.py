@@ -135,7 +135,7 @@ class ToyTrainer:
             outcome=replace(outcome, kept={**outcome.kept, "rounds": rounds}),
             num_examples=10 * number,
             num_steps=STEPS,
-            spend=Spend(1.0, 0.1, STEPS) if self.private else None,
+            spend=Spend(1.0, 2 / (10 * number), STEPS) if self.private else None,
             oracle={"loss": float(number), "rounds": float(rounds)},
         )
 

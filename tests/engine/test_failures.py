@@ -109,7 +109,7 @@ def test_the_second_refused_update_bars_a_bank() -> None:
     assert not list(offences.barred(1, fakes.BANKS))
     offences.note(refused)
     (barred,) = offences.barred(1, fakes.BANKS)
-    assert (barred.bank, barred.round, barred.cause, barred.may_have_trained) == ("east", 2, "quarantined", False)
+    assert (barred.bank, barred.round, barred.cause, barred.attempt) == ("east", 2, "quarantined", 0)
 
 
 def test_a_resumed_round_has_the_same_cohorts() -> None:

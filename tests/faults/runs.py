@@ -27,18 +27,19 @@ class Run:
     """``error`` is what ended it before its time."""
 
     events: list[Event]
-    ledger: list[dict[str, Any]]
+    ledger: dict[str, list[int]]  # by bank the rounds (from 1) that it was charged for
     error: FedsimError | None = None
 
     @classmethod
     def of(cls, plan: Plan, pool: Pool) -> Run:
-        driver, run = Driver(plan, pool), cls([], [])
+        driver = Driver(plan, pool)
+        run = cls([], {})
         try:
             for event in driver.run():
                 run.events.append(event)
         except FedsimError as error:
             run.error = error
-        run.ledger = driver.ledger.entries()
+        run.ledger = {info.name: driver.ledger.rounds(info.name) for info in plan.infos}
         return run
 
     @classmethod
@@ -67,4 +68,4 @@ class Run:
 
     def charged(self, bank: str) -> list[int]:
         """The rounds (from 1) that a bank was charged for."""
-        return [entry["round"] for entry in self.ledger if entry["bank"] == bank]
+        return self.ledger[bank]

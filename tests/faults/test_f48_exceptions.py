@@ -56,7 +56,7 @@ def test_under_the_default_policy_the_run_ends_and_says_whose_fault_it_is(tmp_pa
     run = Run.inline(plan(), tmp_path, banks_per_actor=3)
     assert type(run.error) is FedsimError
     assert str(run.error).startswith("round 1, bank 'north' (seed ")
-    assert (run.hash, run.ledger) == ("none", [])
+    assert (run.hash, run.ledger) == ("none", {bank: [1] for bank in fakes.BANKS})
 
 
 def test_what_is_everybody_s_fault_skips_nobody(tmp_path) -> None:

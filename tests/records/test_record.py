@@ -119,12 +119,6 @@ def test_the_scenario_is_read_back_as_it_was(tmp_path):
     assert list(document.data) == list(scenario)
 
 
-def test_a_used_folder_is_refused(tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(CheckpointError, match="is not empty; choose another or remove it"):
-        RunRecord(tmp_path)
-
-
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(CheckpointError, match="cannot make run directory"):

@@ -1,0 +1,206 @@
+"""Where a driver leaves its run so that another can go on: rounds, the row of each, decisions and the privacy ledger.
+
+The driver actor lives on the machine of the process that started the run, so that both see the same run directory.
+Nothing here knows Ray.
+
+    rounds/ HEAD    the state after a round (``engine.checkpoint``), committed whole (``records.rounds``)
+    journal.wal     what happened: every start, every round's row, decisions before they are acted on
+    ledger.wal      the privacy ledger, apart from all that can be rolled back
+
+A round is committed in this order: its files, its row, HEAD. What is shown and written elsewhere follows from the
+journal, so a resumed run leaves the same tables as one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from fedsim.core.errors import BudgetError, CheckpointError
+from fedsim.core.events import BankRow, Failed, RoundRow
+from fedsim.core.messages import ServerState
+from fedsim.engine.checkpoint import Saved, files_of, saved_from
+from fedsim.engine.transport import Link
+from fedsim.privacy.ledger import TORN, Log
+from fedsim.records import wal
+from fedsim.records.disk import DISK, Disk
+from fedsim.records.lock import Fence
+from fedsim.records.rounds import Found, Rounds, Staged
+
+JOURNAL, LEDGER = "journal.wal", "ledger.wal"
+
+
+@dataclass(frozen=True, slots=True)
+class StorePlan:
+    """What a driver needs to know to write its run. Both digests are part of what the ledger calls inputs."""
+
+    folder: Path
+    fence: Fence
+    identity: str  # digest of scenario and rows: what decides the bits
+    surroundings: str  # digest of versions, threads and noise key: what decides them too, and may change at a resume
+    repeatable: bool  # the same inputs give the same bits: seeded noise, on CPUs
+    fallback: bool = True
+
+
+class Store(Protocol):
+    """What the driver asks for. All errors are FedsimError."""
+
+    @property
+    def ledger(self) -> Log | None:
+        """Where the privacy ledger is written; None: nowhere."""
+
+    def restore(self) -> tuple[Saved, list[RoundRow], tuple[str, ...]] | None:
+        """(the newest state, the rows up to it, what was passed over to get to it); None before the first commit."""
+
+    def inputs(self, round_: int) -> str:
+        """A hash of all that decides what a round gives: of the last staged state and what never changes."""
+
+    def repeatable(self) -> bool:
+        """Whether equal inputs give equal bits."""
+
+    def stage(self, state: ServerState, links: Mapping[str, Link], kept: Iterable[tuple[int, bytes]]) -> None:
+        """Write a state; it does not count yet."""
+
+    def commit(self, row: RoundRow) -> None:
+        """Make the staged state the one that counts, with the row of its round."""
+
+    def note(self, failed: Failed) -> None:
+        """Write a failure, and what was decided about it, before that is done."""
+
+    def failures(self, round_: int) -> list[Failed]:
+        """Those of a round (from 1) in earlier lives of the run, which decide the way that it goes again."""
+
+    def forget(self, round_: int) -> None:
+        """A round came to nothing: when it is tried again, its failures decide nothing."""
+
+
+class Nowhere:
+    """For a run that nobody will resume: a baseline, a test."""
+
+    @property
+    def ledger(self) -> None:
+        return None
+
+    def restore(self) -> None:
+        return None
+
+    def inputs(self, round_: int) -> str:
+        return str(round_)
+
+    def repeatable(self) -> bool:
+        return True
+
+    def stage(self, state: ServerState, links: Mapping[str, Link], kept: Iterable[tuple[int, bytes]]) -> None:
+        """Nothing to write."""
+
+    def commit(self, row: RoundRow) -> None:
+        """Nothing to write."""
+
+    def note(self, failed: Failed) -> None:
+        """Nothing to write."""
+
+    def failures(self, round_: int) -> list[Failed]:
+        return []
+
+    def forget(self, round_: int) -> None:
+        """Nothing to write."""
+
+
+class RunStore:
+    """The store in a run directory, which holds the journal of a run and a lock that this run has."""
+
+    def __init__(self, plan: StorePlan, disk: Disk = DISK) -> None:
+        self._plan = plan
+        self._journal = open_journal(plan.folder, plan.fence, disk)
+        self.ledger: wal.Log = wal.Log(plan.folder / LEDGER, BudgetError, disk, plan.fence)
+        self._failures: dict[int, dict[tuple[str, int, str], Failed]] = {}  # what earlier lives decided, by round
+        for record in self._journal.records:
+            self._decide(record)
+        self._rounds = Rounds(plan.folder, disk, plan.fence, str(plan.fence.epoch))
+        self._manifest = plan.identity  # the one before the first
+        self._staged: Staged | None = None
+
+    def restore(self) -> tuple[Saved, list[RoundRow], tuple[str, ...]] | None:
+        found = self._rounds.newest(self._plan.fallback)
+        if found is None:
+            return None
+        self._require_ledger(found)
+        self._manifest = found.manifest
+        return saved_from(found.files), self._rows(found.round), found.notes
+
+    def inputs(self, round_: int) -> str:
+        manifest = self._staged.manifest if self._staged else self._manifest
+        parts = [self._plan.identity, self._plan.surroundings, manifest, round_]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def repeatable(self) -> bool:
+        return self._plan.repeatable
+
+    def stage(self, state: ServerState, links: Mapping[str, Link], kept: Iterable[tuple[int, bytes]]) -> None:
+        self._staged = self._rounds.stage(state.round, files_of(state, links, kept), self._manifest)
+
+    def commit(self, row: RoundRow) -> None:
+        if self._staged is None or self._staged.round != row.round:
+            raise ValueError(f"round {row.round} is not staged")
+        self._journal.append({"kind": "round", "manifest": self._staged.manifest, "row": asdict(row)})
+        anchor = {"records": len(self.ledger.records), "sha256": self.ledger.digest()}
+        self._rounds.commit(self._staged, {"epoch": self._plan.fence.epoch, "ledger": anchor})
+        self._manifest, self._staged = self._staged.manifest, None
+
+    def note(self, failed: Failed) -> None:
+        self._journal.append({"kind": "failed", "failed": asdict(failed)})
+
+    def failures(self, round_: int) -> list[Failed]:
+        return list(self._failures.get(round_, {}).values())
+
+    def forget(self, round_: int) -> None:
+        self._journal.append({"kind": "forget", "round": round_})
+
+    def _decide(self, record: Mapping[str, Any]) -> None:
+        if record["kind"] == "failed":
+            one = Failed(**record["failed"])
+            self._failures.setdefault(one.round, {})[one.bank, one.attempt, one.cause] = one
+        elif record["kind"] == "forget":
+            self._failures.pop(record["round"], None)
+
+    def _rows(self, last: int) -> list[RoundRow]:
+        """Of rounds 0 to ``last``; of a round that was made again the last."""
+        rows = {record["row"]["round"]: record["row"] for record in self._journal.records if record["kind"] == "round"}
+        missing = [round_ for round_ in range(last + 1) if round_ not in rows]
+        if missing:
+            raise CheckpointError(f"{self._plan.folder / JOURNAL} lacks the row of round {missing[0]}")
+        return [_row(rows[round_]) for round_ in range(last + 1)]
+
+    def _require_ledger(self, found: Found) -> None:
+        """BudgetError when lines are gone or others than those that the committed round was charged by."""
+        anchor = found.head.get("ledger")
+        if anchor is None:  # HEAD is lost
+            return
+        count, lines = int(anchor["records"]), self.ledger.records
+        path = self._plan.folder / LEDGER
+        if len(lines) + self.ledger.torn < count:
+            raise BudgetError(f"{path} has {len(lines)} of at least {count} lines: no epsilon can be claimed")
+        mended = any(str(line.get("inputs", "")).startswith(TORN) for line in lines[count - 1 : count])
+        if len(lines) >= count and not mended and self.ledger.digest_of(count) != anchor["sha256"]:
+            raise BudgetError(f"{path} is not the ledger of the committed round: no epsilon can be claimed")
+
+
+def open_store(plan: StorePlan | None) -> Store:
+    return Nowhere() if plan is None else RunStore(plan)
+
+
+def open_journal(folder: Path, fence: Fence | None, disk: Disk = DISK) -> wal.Log:
+    """A run's journal. With a fence it is mended: what a crash cut short had not been acted on."""
+    journal = wal.Log(folder / JOURNAL, CheckpointError, disk, fence or wal.unguarded)
+    if fence is not None and journal.torn:
+        journal.mend()
+    return journal
+
+
+def _row(values: Mapping[str, Any]) -> RoundRow:
+    banks: Sequence[Mapping[str, Any]] = values["banks"]
+    return RoundRow(**{**values, "banks": tuple(BankRow(**bank) for bank in banks)})

@@ -1,0 +1,44 @@
+"""A run small enough to be killed at every step, and what is compared afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from fedsim.codecs import pipeline
+from fedsim.core.events import Event
+from fedsim.engine.driver import Driver
+from fedsim.engine.plan import Plan
+from fedsim.engine.pool import InlinePool
+from fedsim.engine.resources import Actors
+from fedsim.engine.store import StorePlan
+from fedsim.records.lock import acquire
+from tests.engine import fakes
+
+
+def store(folder: Path, repeatable: bool = True, fallback: bool = True) -> StorePlan:
+    """Where a toy run is written. Whoever held the folder before is fenced off."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return StorePlan(folder, acquire(folder, steal=True), "identity", "surroundings", repeatable, fallback)
+
+
+def plan(folder: Path, num_rounds: int = 3, cap: float | None = None, **how: bool) -> Plan:
+    """Personal adapters, error feedback both ways, two of three banks in a round."""
+    codec = pipeline([("topk", {"density": 0.5, "error_feedback": True})])
+    toy = fakes.plan(fakes.Personal(), num_rounds, client_fraction=0.7, upload=codec, download=codec, cap=cap)
+    return replace(toy, store=store(folder, **how))
+
+
+def run(toy: Plan) -> list[Event]:
+    """All events of a driver in this process."""
+    return list(Driver(toy, InlinePool(fakes.make_client(toy)(), Actors())).run())
+
+
+def hashes(folder: Path) -> list[str]:
+    """Of the manifests of the committed rounds: equal for runs of the same bits."""
+    manifests = sorted((folder / "rounds").glob("[0-9]*/MANIFEST.json"))
+    assert manifests
+    assert json.loads((folder / "HEAD").read_text())["round"] == int(manifests[-1].parent.name)
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in manifests]
