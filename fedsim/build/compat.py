@@ -103,22 +103,28 @@ def skipped_banks(plan: Plan) -> Iterator[Finding]:
         yield ("failures", "policy"), message, CONFIG
 
 
+def sends_all(config: Config) -> bool:
+    """Whether banks of a method with sparse messages (FLASC) send all that they train, and train the same."""
+    lossless = getattr(config, "density_decay", 1) == 1 or getattr(config, "mode", "dense") != "dense"
+    return lossless and getattr(config, "density_up", 0) == 1 and not getattr(config, "tiers", ())
+
+
 def secure_sums(plan: Plan) -> Iterator[Finding]:
     """What a server that sees the sum of masked updates alone cannot do, or what would leave a bank without a mask."""
     scenario, kind = plan.scenario, plan.scenario.secure_aggregation.kind
     if not plan.families["secure_aggregation"][kind].active:
         return
     method, privacy = scenario.strategy.kind, scenario.privacy.kind
-    cls, reason = plan.families["strategy"][method], ""
+    reason = ""
     if method in get_args(Baseline):
         reason = "it sums nothing"
     elif not plan.sheet.sums_only:
         reason = "its server needs every bank's own update, and here it sees their sum alone"
     elif plan.sheet.sends_slots:
         reason = "banks send more than their update, on a scale of its own"
-    elif cls.own_coordinates(plan.configs["strategy",]):
+    elif "sparse" in plan.families["strategy"][method].codecs and not sends_all(plan.configs["strategy",]):
         reason = "each bank chooses the coordinates that it sends, which have no sum"
-        reason += "; set density_up: 1 and no tiers" if method == "flasc" else ""
+        reason += "; set density_up: 1, no tiers, no density_decay" if method == "flasc" else ""
     elif set(scenario.lora.bank_ranks or ()) - {scenario.lora.r}:
         reason = "updates of unequal ranks have no sum; remove lora.bank_ranks"
     if reason:

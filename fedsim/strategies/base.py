@@ -133,11 +133,6 @@ class Strategy(ABC):
     def __init__(self, config: Any) -> None:
         self.config = config
 
-    @classmethod
-    def own_coordinates(cls, config: Any) -> bool:
-        """Whether each bank chooses the coordinates that it sends, so that masked updates would have no sum."""
-        return False
-
     def rule(self) -> LocalRule:
         """The bank's half with this run's knobs; it is pickled to the actors."""
         return LocalRule()

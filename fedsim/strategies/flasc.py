@@ -60,10 +60,8 @@ class FreezingRule(FLASCRule):
     """Trains only what was sent: the bank finds the server's mask again in the values it received."""
 
     def support(self, job: TrainJob) -> Tensors | None:
-        if job.round == 0:
-            return None
         received = {name: tensor for name, tensor in job.adapter.tensors.items() if self.trains(name, job.round)}
-        return largest(received, self.config.density("down", job.round, job.slots))
+        return largest(received, self.config.density("down", job.round, job.slots)) if job.round else None
 
     def correct(self, params: dict[str, Tensor], grads: dict[str, Tensor], context: LocalContext) -> None:
         if not context.scratch:
@@ -88,8 +86,7 @@ class FLASC(Strategy):
         def density(self, way: Literal["down", "up"], round_: int, slots: Tensors) -> float:
             """The share of values that travel; a bank's tier is in its job's slots."""
             full = self.density_down if way == "down" else self.density_up
-            if "density" in slots:
-                full = float(slots["density"])
+            full = float(slots["density"]) if "density" in slots else full
             return full * self.density_decay ** (round_ // self.decay_every)
 
     codecs = ("sparse",)
@@ -104,10 +101,6 @@ class FLASC(Strategy):
         equal_weights=True,
     )
 
-    @classmethod
-    def own_coordinates(cls, config: FLASC.Config) -> bool:
-        return config.density_up < 1 or bool(config.tiers)
-
     def rule(self) -> LocalRule:
         return FLASCRule(self.config) if self.config.mode == "dense" else FreezingRule(self.config)
 
@@ -121,8 +114,7 @@ class FLASC(Strategy):
         if self.config.mode != "dense" and state.round == 0:
             return state.adapter
         left = masked(self.trained(state), from_slots("mask", state.slots))
-        mask = largest(left, self.config.density("down", state.round, slots))
-        return state.adapter.with_tensors(masked(left, mask))
+        return state.adapter.with_tensors(masked(left, largest(left, self.config.density("down", state.round, slots))))
 
     def configure(self, state: ServerState, bank: str, seed: int) -> TrainJob:
         tiers, index = self.config.tiers, [info.name for info in state.banks].index(bank)

@@ -94,10 +94,6 @@ class LoRAA2(FedAvg):
         needs_factors=True,
     )
 
-    @classmethod
-    def own_coordinates(cls, config: LoRAA2.Config) -> bool:
-        return True
-
     def rule(self) -> LocalRule:
         return LoRAA2Rule(self.config)
 

@@ -163,7 +163,8 @@ def test_masked_updates_are_for_methods_that_need_a_sum_alone(strategy: str, tmp
     found = shown(problems(tmp_path, **changed, secure_aggregation="{kind: secagg_plus}"))
     refused = f"7:22: secure_aggregation.kind: strategy {strategy!r} cannot be summed by 'secagg_plus': "
     reasons = {
-        "flasc": "each bank chooses the coordinates that it sends, which have no sum; set density_up: 1 and no tiers",
+        "flasc": "each bank chooses the coordinates that it sends, which have no sum; "
+        "set density_up: 1, no tiers, no density_decay",
         "lora_a2": "each bank chooses the coordinates that it sends, which have no sum",
         "local": "it sums nothing",
         "pooled": "it sums nothing",
@@ -179,7 +180,9 @@ def test_masked_updates_are_for_methods_that_need_a_sum_alone(strategy: str, tmp
     ("changed", "message"),
     [
         ({"strategy": "{kind: flasc, density_up: 1, mode: client_freeze}"}, None),
-        ({"strategy": "{kind: flasc, density_up: 1, tiers: [0.5, 1]}"}, "and no tiers"),
+        ({"strategy": "{kind: flasc, density_up: 1, tiers: [0.5, 1]}"}, "no tiers"),
+        ({"strategy": "{kind: flasc, density_up: 1, density_decay: 0.9}"}, "no density_decay"),
+        ({"strategy": "{kind: flasc, density_up: 1, density_decay: 0.9, mode: client_freeze}"}, None),
         (
             {"strategy": "{kind: ffa_lora}", "lora": "{r: 8, bank_ranks: [4, 8]}"},
             "updates of unequal ranks have no sum",
