@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from fedsim.build.secure import bank_side, secure_sum
-from fedsim.build.split import divide, needed
+from fedsim.build.split import divide, leaks, needed
 from fedsim.codecs import CODECS, Codec, Sparsifier, pipeline
 from fedsim.core import seeds
 from fedsim.core.errors import PrivacyConfigError, Problem, ScenarioError, blaming
 from fedsim.core.messages import BankInfo
-from fedsim.core.metrics import METRICS, metric_names, task_of
+from fedsim.core.metrics import METRICS, all_metric_names, task_of
 from fedsim.core.rows import BankRows, Corpus, Rows
 from fedsim.core.scenario import Plugin, Scenario
 from fedsim.data import SOURCES, loan_book
@@ -84,7 +84,7 @@ def check_metrics(scenario: Scenario, corpus: Corpus) -> None:
     """ScenarioError for metrics that the task of these rows does not define."""
     num_labels = len(corpus.label_words)
     task = f"{num_labels} label words" if num_labels else "free text"
-    allowed = ", ".join(metric_names(num_labels))
+    allowed = ", ".join(all_metric_names(num_labels))
     wrong = [
         Problem("", f"evaluate.metrics[{number}]", f"{name!r} is not defined for {task}; use some of {allowed}")
         for number, name in enumerate(scenario.evaluate.metrics or ())
@@ -184,7 +184,7 @@ def make_job(scenario: Scenario, material: Material, run_dir: str, exports: bool
             per_bank=scenario.evaluate.per_bank,
         ),
         curator=type(next(iter(mechanisms.values()))).curator(mechanisms),
-        notes=(*material.model.notes(), *describe(list(mechanisms.values()))) if num_rounds else (),
+        notes=notes(scenario, material, list(mechanisms.values())) if num_rounds and exports else (),
         failures=scenario.failures,
         secure_sum=secure_sum(scenario, strategy, len(banks)),
         exports=exports,
@@ -204,6 +204,7 @@ def make_job(scenario: Scenario, material: Material, run_dir: str, exports: bool
         mechanisms=mechanisms,
         units=material.corpus.units,
         scored=np.unique(np.concatenate([bank.test for bank in plan.banks])),
+        answer_tokens=scenario.evaluate.answer_tokens,
     )
     trainer = TrainerFactory(
         model=material.model,
@@ -214,6 +215,11 @@ def make_job(scenario: Scenario, material: Material, run_dir: str, exports: bool
         threads=actors.threads,
     )
     return Job(plan, ClientFactory(trainer, rule, upload, bank_side(plan.secure_sum)), actors)
+
+
+def notes(scenario: Scenario, material: Material, mechanisms: list[Mechanism]) -> tuple[str, ...]:
+    """Sentences for the user that a run begins with."""
+    return (*leaks(scenario, material.corpus), *material.model.notes(), *describe(mechanisms))
 
 
 def training_banks(scenario: Scenario, banks: tuple[BankRows, ...]) -> tuple[BankRows, ...]:

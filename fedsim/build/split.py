@@ -8,6 +8,8 @@ from fedsim.core.errors import DataError, blaming
 from fedsim.core.rows import BankRows, Corpus
 from fedsim.core.scenario import Scenario
 from fedsim.data import PARTITIONERS, split_banks
+from fedsim.data.leaks import separating
+from fedsim.data.text import Template
 from fedsim.models import MODELS
 from fedsim.models.embedding import embeddings
 
@@ -20,6 +22,16 @@ def divide(scenario: Scenario, corpus: Corpus, seen: np.ndarray | None) -> tuple
     if not any(len(bank.test) for bank in banks):
         raise DataError("no bank has a test row; add test, e.g. test: {fraction: 0.2}", "data")
     return banks
+
+
+def leaks(scenario: Scenario, corpus: Corpus) -> list[str]:
+    """A sentence for every column of the prompt's template that tells the label by itself."""
+    text = scenario.data.knobs.get("text")
+    columns = Template.parse(text).columns if isinstance(text, str) else ()
+    return [
+        f"Column {name!r} alone separates the label (AUC {area:.3f}): leave it out of data.text unless that is meant."
+        for name, area in separating(corpus, columns)
+    ]
 
 
 def needed(scenario: Scenario, corpus: Corpus) -> np.ndarray | None:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 Task = Literal["binary", "choice", "text"]
-Metric = Literal["auc", "accuracy", "f1", "nll", "ks", "brier", "ece", "perplexity"]
+Metric = Literal[
+    "auc", "accuracy", "f1", "nll", "ks", "brier", "ece", "perplexity", "exact_match", "token_f1", "numeric_match"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,7 @@ class MetricInfo:
     title: str  # of a column
     tasks: tuple[Task, ...]
     lower_is_better: bool = False
+    written: bool = False  # needs answers written token by token: computed only where a scenario names it
 
 
 METRICS: Mapping[str, MetricInfo] = {
@@ -31,6 +34,9 @@ METRICS: Mapping[str, MetricInfo] = {
     "brier": MetricInfo("Brier", ("binary",), lower_is_better=True),  # squared error of the positive's probability
     "ece": MetricInfo("ECE", ("binary",), lower_is_better=True),  # expected calibration error
     "perplexity": MetricInfo("PPL", ("text",), lower_is_better=True),
+    "exact_match": MetricInfo("EM", ("text",), written=True),  # ``fedsim.train.answers`` says what these three are
+    "token_f1": MetricInfo("tok F1", ("text",), written=True),
+    "numeric_match": MetricInfo("num", ("text",), written=True),
 }
 
 
@@ -40,7 +46,12 @@ def task_of(num_labels: int) -> Task:
 
 
 def metric_names(num_labels: int) -> tuple[str, ...]:
-    """Names of all metrics of a task, the headline first."""
+    """Names of the metrics of a task that need no more than one forward pass, the headline first."""
+    return tuple(name for name in all_metric_names(num_labels) if not METRICS[name].written)
+
+
+def all_metric_names(num_labels: int) -> tuple[str, ...]:
+    """The same with those that a scenario has to name."""
     return tuple(name for name, info in METRICS.items() if task_of(num_labels) in info.tasks)
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from fedsim.core.metrics import Metric
+from fedsim.core.metrics import METRICS, Metric
 from fedsim.core.registry import Config
 
 Baseline = Literal["zero_shot", "local", "pooled"]
@@ -172,7 +172,22 @@ class Evaluate(Section):
     every: int = Field(default=1, ge=1, description="rounds between evaluations; the last round is always evaluated")
     metrics: Listed[Metric] | None = Field(default=None, description="null: all that the task allows")
     per_bank: bool = Field(default=True, description="also on every bank's own test rows")
+    max_new_tokens: int = Field(
+        default=64, ge=1, description="longest answer that is written for exact_match, token_f1 and numeric_match"
+    )
     max_rows: int | None = Field(default=None, ge=1, description="test rows per evaluation, drawn once; null: all")
+
+    @property
+    def answer_tokens(self) -> int:
+        """Of the longest answer that is written; 0 where no metric needs one."""
+        return self.max_new_tokens if any(METRICS[name].written for name in self.metrics or ()) else 0
+
+    @model_validator(mode="after")
+    def _no_idle_knob(self) -> Evaluate:
+        if self.max_new_tokens != type(self).model_fields["max_new_tokens"].default and not self.answer_tokens:
+            written = ", ".join(name for name, info in METRICS.items() if info.written)
+            raise ValueError(f"max_new_tokens has an effect only with a metric of {written}")
+        return self
 
 
 class Resources(Section):

@@ -104,7 +104,7 @@ class ClientActor:
             few = np.sort(seeds.rng(job.seed, "fuse").choice(own, FUSE_ROWS, replace=False))
 
         def loss(adapter: AdapterState) -> float:
-            scores = self.trainer.evaluate([EvalJob(job.bank, adapter, job.frozen, few)])[0]
+            scores = self.trainer.evaluate([EvalJob(job.bank, adapter, job.frozen, few, written=False)])[0]
             return float(scores.nll.mean())
 
         with reported(describe([job])):

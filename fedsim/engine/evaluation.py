@@ -56,6 +56,7 @@ def _global_scores(plan: Plan, pool: Pool, state: ServerState, rows: np.ndarray)
         labels=np.concatenate([part.labels for part in ordered]),
         log_probs=np.concatenate([part.log_probs for part in ordered]),
         nll=np.concatenate([part.nll for part in ordered]),
+        judged=np.concatenate([part.judged for part in ordered]),
     )
 
 

@@ -86,6 +86,10 @@ class CohortModel(ABC):
         """
         return
 
+    def answers(self, rows: Any, indices: np.ndarray, max_new_tokens: int) -> list[tuple[str, str]]:
+        """(the answer written by always the likeliest token, the true answer) of each row. ModelError without text."""
+        raise ModelError("this model writes no text; leave out the metrics of written answers", "evaluate.metrics")
+
     @contextmanager
     def using(self, cohort: Cohort) -> Iterator[None]:
         """Run forward passes with these adapters."""

@@ -174,7 +174,7 @@ class HuggingFace(BaseModel):
             keep_trainable(network)
         adapted = Adapted(network, lora, self.config.task, self.source)
         task = CausalLM if self.config.task == "causal_lm" else SequenceClassification
-        return task(adapted, tokenizer.pad_token_id)
+        return task(adapted, tokenizer)
 
     def _network(self, auto_class: Any, num_labels: int) -> Any:
         """The frozen weights as the configuration asks for them."""

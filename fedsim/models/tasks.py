@@ -43,9 +43,9 @@ class HuggingFaceTask(CohortModel):
 
     left: bool
 
-    def __init__(self, adapted: Adapted, pad_id: int) -> None:
+    def __init__(self, adapted: Adapted, tokenizer: Any) -> None:
         super().__init__(adapted.network, adapted.running)
-        self.adapted, self.pad_id = adapted, pad_id
+        self.adapted, self.tokenizer, self.pad_id = adapted, tokenizer, int(tokenizer.pad_token_id)
         self.accepted = set(inspect.signature(adapted.network.forward).parameters)
         self.prefix = find_prefix(self.network)
         self.held: Activations | None = None
@@ -200,6 +200,41 @@ class CausalLM(HuggingFaceTask):
         words = torch.tensor([word[0] for word in rows.label_ids], device=self.device)
         logits = self._answer_logits(self.batch(rows, indices))[:, -1]
         return logits.log_softmax(-1)[:, words]
+
+    def answers(self, rows: TokenRows, indices: np.ndarray, max_new_tokens: int) -> list[tuple[str, str]]:
+        parts = [np.split(rows.row(i), [rows.answer_starts[i]]) for i in indices]
+        written = self._write([prompt for prompt, _ in parts], max_new_tokens)
+        return [(self._text(own), self._text(truth)) for own, (_, truth) in zip(written, parts, strict=True)]
+
+    def _text(self, ids: np.ndarray) -> str:
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text.strip()
+
+    def _write(self, prompts: list[np.ndarray], max_new_tokens: int) -> np.ndarray:
+        """(n, at most max_new_tokens) the most likely next token, again and again; padding after the end token.
+
+        Keys and values of earlier tokens are kept, so a step costs one token. A prompt that leaves no room in the
+        model's context loses its beginning.
+        """
+        room = getattr(self.network.config, "max_position_embeddings", None)
+        if room is not None:
+            prompts = [prompt[-max(1, room - max_new_tokens) :] for prompt in prompts]
+        tokens, mask = (part.to(self.device) for part in pad(prompts, self.pad_id, self.left))
+        position = (mask.cumsum(1) - 1).clamp(min=0)
+        done = torch.zeros(len(prompts), dtype=torch.bool, device=self.device)
+        written: list[Tensor] = []
+        cache: Any = None
+        while len(written) < max_new_tokens and not done.all():
+            inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": mask, "past_key_values": cache}
+            inputs |= {"position_ids": position} if "position_ids" in self.accepted else {}
+            inputs |= {"logits_to_keep": 1} if "logits_to_keep" in self.accepted else {}
+            output = self.network(**inputs, use_cache=True)
+            likely, cache = output.logits[:, -1].argmax(-1), output.past_key_values
+            written.append(torch.where(done, self.pad_id, likely))
+            done |= likely == self.tokenizer.eos_token_id
+            tokens, position = written[-1][:, None], position[:, -1:] + 1
+            mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
+        return torch.stack(written, 1).cpu().numpy()
 
 
 def one_token_each(rows: TokenRows) -> bool:

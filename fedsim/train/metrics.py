@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from fedsim.core.metrics import metric_names, task_of
+from fedsim.train.answers import JUDGES
 from fedsim.train.values import Scores
 
 POSITIVE = 1  # the label word whose probability a binary task is about
@@ -120,6 +121,17 @@ def _perplexity(scores: Scores) -> float:
     return math.exp(mean) if mean < math.log(np.finfo(np.float64).max) else math.inf
 
 
+def _judged(name: str) -> Callable[[Scores], float]:
+    """The mean over the rows to which a judge has something to say."""
+    column = list(JUDGES).index(name)
+
+    def mean(scores: Scores) -> float:
+        known = scores.judged[:, column][~np.isnan(scores.judged[:, column])]
+        return float(known.mean()) if len(known) else math.nan
+
+    return mean
+
+
 COMPUTE: Mapping[str, Mapping[str, Callable[[Scores], float]]] = {
     "binary": {
         "auc": _auc,
@@ -131,5 +143,5 @@ COMPUTE: Mapping[str, Mapping[str, Callable[[Scores], float]]] = {
         "ece": _ece,
     },
     "choice": {"auc": _macro_auc, "accuracy": _accuracy, "f1": _macro_f1, "nll": _nll},
-    "text": {"nll": _nll, "perplexity": _perplexity},
+    "text": {"nll": _nll, "perplexity": _perplexity, **{name: _judged(name) for name in JUDGES}},
 }

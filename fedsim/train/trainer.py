@@ -29,6 +29,7 @@ from fedsim.models.lora import Cohort
 from fedsim.privacy.base import Mechanism
 from fedsim.privacy.sources import Source
 from fedsim.strategies.base import LocalContext, LocalRule
+from fedsim.train.answers import judge
 from fedsim.train.checks import check_moved, check_noise
 from fedsim.train.cohort import CohortState
 from fedsim.train.gradients import Gradients, Tally, row_norms
@@ -51,6 +52,7 @@ class LocalTraining:
     mechanisms: Mapping[str, Mechanism]
     units: np.ndarray | None = None  # (rows of the corpus,) int64: whose row each is; None: every row its own
     scored: np.ndarray = field(default_factory=lambda: NOTHING)  # (n,) the rows that evaluations will score, sorted
+    answer_tokens: int = 0  # of the longest answer that evaluation writes; 0: it writes none
 
 
 class Trainer:
@@ -181,17 +183,22 @@ class Trainer:
         device = self.model.device
         leaves = {name: tensor[None].to(device) for name, tensor in job.adapter.tensors.items()}
         cohort = Cohort(leaves, torch.tensor([job.adapter.scaling], device=device))
-        scores, losses = [], []
+        scores, losses, judged = [], [], []
+        length = self.local.answer_tokens if job.written else 0
         with self.model.using(cohort):
             for part in self._by_length(job.rows):
                 part_scores, part_losses = self.model.label_scores(self.rows, part)
                 scores.append(part_scores)
                 losses.append(part_losses)
+                judged.append(
+                    judge(self.model.answers(self.rows, part, length)) if length else np.zeros((len(part), 0))
+                )
         order = np.argsort(np.argsort(self.rows.lengths(job.rows), kind="stable"), kind="stable")
         num_labels = len(scores[0][0]) if scores else 0
         log_probs = torch.cat(scores).numpy()[order] if scores else np.zeros((0, num_labels))
         nll = torch.cat(losses).numpy()[order] if losses else np.zeros(0)
-        return Scores(rows=job.rows, labels=self.rows.labels[job.rows], log_probs=log_probs, nll=nll)
+        scored = np.concatenate(judged)[order] if judged else np.zeros((0, 0))
+        return Scores(job.rows, self.rows.labels[job.rows], log_probs, nll, scored)
 
     def _by_length(self, indices: np.ndarray) -> Iterator[np.ndarray]:
         """Rows of similar length together, so that little is padded; at most ``max_rows`` at a time."""

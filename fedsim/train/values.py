@@ -32,6 +32,7 @@ class EvalJob:
     adapter: AdapterState
     frozen: tuple[AdapterState, ...]
     rows: np.ndarray  # (n,) int64 indices into the corpus
+    written: bool = True  # whether answers are to be written, where the run's metrics need them
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +43,12 @@ class Scores:
     labels: np.ndarray  # (n,) int64, -1 for free text
     log_probs: np.ndarray  # (n, labels) log-probability of each label word; (n, 0) for free text
     nll: np.ndarray  # (n,) mean negative log-likelihood of the answer's tokens, nats
+    judged: np.ndarray  # (n, judges) of written answers, as ``fedsim.train.answers``; (n, 0) where none was written
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def take(self, positions: np.ndarray) -> Scores:
         """The scores at these positions (not row indices), in that order."""
-        return Scores(self.rows[positions], self.labels[positions], self.log_probs[positions], self.nll[positions])
+        parts = (self.rows, self.labels, self.log_probs, self.nll, self.judged)
+        return Scores(*(part[positions] for part in parts))

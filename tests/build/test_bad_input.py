@@ -42,7 +42,7 @@ ROWS = {
     ),
     "unknown key without a likeness": (
         {"evaluate": "{zzz: 1}"},
-        "f.yaml:4:12: evaluate: unknown field 'zzz'; known: every, metrics, per_bank, max_rows",
+        "f.yaml:4:12: evaluate: unknown field 'zzz'; known: every, metrics, per_bank, max_new_tokens, max_rows",
     ),
     "knob of a plug-in without knobs": (
         {"strategy": "{kind: fedavg, zzz: 1}"},
@@ -184,7 +184,8 @@ ROWS = {
     ),
     "unknown choice in a list": (
         {"evaluate": "{metrics: [auc, acuracy]}"},
-        "f.yaml:4:27: evaluate.metrics[1]: one of auc, accuracy, f1, nll, ks, brier, ece, perplexity; got 'acuracy' "
+        "f.yaml:4:27: evaluate.metrics[1]: one of auc, accuracy, f1, nll, ks, brier, ece, perplexity, "
+        "exact_match, token_f1, numeric_match; got 'acuracy' "
         "(did you mean 'accuracy')",
     ),
     "number outside the choice": (

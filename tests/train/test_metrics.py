@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, brier_score_loss, f1_score, log_loss, roc_auc_score
 
-from fedsim.core.metrics import METRICS, Metric, headline, metric_names, worse
+from fedsim.core.metrics import METRICS, Metric, all_metric_names, headline, metric_names, worse
 from fedsim.train.metrics import COMPUTE, metrics
 from fedsim.train.values import Scores
 
 
 def scores(labels: list[int], log_probs: np.ndarray, nll: list[float] | None = None) -> Scores:
     n = len(labels)
-    return Scores(np.arange(n), np.array(labels), log_probs, np.ones(n) if nll is None else np.array(nll))
+    losses = np.ones(n) if nll is None else np.array(nll)
+    return Scores(np.arange(n), np.array(labels), log_probs, losses, np.zeros((n, 0)))
 
 
 def binary(labels: list[int], positive: list[float]) -> Scores:
@@ -134,7 +135,10 @@ def test_only_the_names_asked_for_in_their_order():
 
 @pytest.mark.parametrize(("num_labels", "task"), [(0, "text"), (2, "binary"), (3, "choice")])
 def test_every_name_is_computed(num_labels, task):
-    assert set(metric_names(num_labels)) == set(COMPUTE[task])
+    assert set(all_metric_names(num_labels)) == set(COMPUTE[task])
+    assert [name for name in all_metric_names(num_labels) if not METRICS[name].written] == list(
+        metric_names(num_labels)
+    )
 
 
 def test_scenarios_know_the_metrics():
