@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from fedsim.build.secure import bank_side, secure_sum
-from fedsim.build.split import divide, leaks, needed
+from fedsim.build.split import divide, leaks, needed, test_rows, training_banks
 from fedsim.codecs import CODECS, Codec, Sparsifier, pipeline
-from fedsim.core import seeds
 from fedsim.core.errors import PrivacyConfigError, Problem, ScenarioError, blaming
 from fedsim.core.messages import BankInfo
 from fedsim.core.metrics import METRICS, all_metric_names, task_of
@@ -222,14 +221,6 @@ def notes(scenario: Scenario, material: Material, mechanisms: list[Mechanism]) -
     return (*leaks(scenario, material.corpus), *material.model.notes(), *describe(mechanisms))
 
 
-def training_banks(scenario: Scenario, banks: tuple[BankRows, ...]) -> tuple[BankRows, ...]:
-    """The banks that train: pooled training has one, which holds all rows."""
-    if scenario.strategy.kind != "pooled":
-        return banks
-    train, test = (np.sort(np.concatenate([getattr(bank, part) for bank in banks])) for part in ("train", "test"))
-    return (BankRows("pooled", train, test),)
-
-
 def bank_plans(
     scenario: Scenario, banks: tuple[BankRows, ...], num_banks: int, units: np.ndarray | None = None
 ) -> list[BankPlan]:
@@ -313,13 +304,3 @@ def codec(strategy: Strategy, chain: tuple[Plugin, ...]) -> Codec:
     cuts = all(issubclass(CODECS[kind], Sparsifier) for kind in strategy.codecs)
     values_only = not any(issubclass(CODECS[kind], Sparsifier) for kind, _ in given)
     return pipeline([*own, *given] if cuts and values_only else given or own)
-
-
-def test_rows(scenario: Scenario, banks: tuple[BankRows, ...]) -> tuple[BankRows, ...]:
-    """The banks with at most ``evaluate.max_rows`` test rows in all, drawn once for the run."""
-    limit = scenario.evaluate.max_rows
-    everyone = np.concatenate([bank.test for bank in banks])
-    if limit is None or len(everyone) <= limit:
-        return banks
-    chosen = seeds.rng(scenario.seed, "evaluate").choice(everyone, limit, replace=False)
-    return tuple(BankRows(bank.name, bank.train, bank.test[np.isin(bank.test, chosen)]) for bank in banks)

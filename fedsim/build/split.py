@@ -1,9 +1,10 @@
-"""Which bank holds which rows of a scenario, and how the base model sees their texts."""
+"""Which bank holds, trains on and is tested on which rows of a scenario, and how the base model sees their texts."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from fedsim.core import seeds
 from fedsim.core.errors import DataError, blaming
 from fedsim.core.rows import BankRows, Corpus
 from fedsim.core.scenario import Scenario
@@ -43,3 +44,21 @@ def embed(scenario: Scenario, corpus: Corpus) -> np.ndarray:
     """(n, d) float32 of the corpus' prompts by the scenario's frozen base model. ModelError where it reads no text."""
     with blaming("model"):
         return embeddings(MODELS.create(scenario.model.kind, scenario.model.knobs), corpus)
+
+
+def training_banks(scenario: Scenario, banks: tuple[BankRows, ...]) -> tuple[BankRows, ...]:
+    """The banks that train: pooled training has one, which holds all rows."""
+    if scenario.strategy.kind != "pooled":
+        return banks
+    train, test = (np.sort(np.concatenate([getattr(bank, part) for bank in banks])) for part in ("train", "test"))
+    return (BankRows("pooled", train, test),)
+
+
+def test_rows(scenario: Scenario, banks: tuple[BankRows, ...]) -> tuple[BankRows, ...]:
+    """The banks with at most ``evaluate.max_rows`` test rows in all, drawn once for the run."""
+    limit = scenario.evaluate.max_rows
+    everyone = np.concatenate([bank.test for bank in banks])
+    if limit is None or len(everyone) <= limit:
+        return banks
+    chosen = seeds.rng(scenario.seed, "evaluate").choice(everyone, limit, replace=False)
+    return tuple(BankRows(bank.name, bank.train, bank.test[np.isin(bank.test, chosen)]) for bank in banks)

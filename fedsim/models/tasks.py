@@ -204,9 +204,9 @@ class CausalLM(HuggingFaceTask):
     def answers(self, rows: TokenRows, indices: np.ndarray, max_new_tokens: int) -> list[tuple[str, str]]:
         parts = [np.split(rows.row(i), [rows.answer_starts[i]]) for i in indices]
         written = self._write([prompt for prompt, _ in parts], max_new_tokens)
-        return [(self._text(own), self._text(truth)) for own, (_, truth) in zip(written, parts, strict=True)]
+        return [(self._decoded(own), self._decoded(truth)) for own, (_, truth) in zip(written, parts, strict=True)]
 
-    def _text(self, ids: np.ndarray) -> str:
+    def _decoded(self, ids: np.ndarray) -> str:
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
         return text.strip()
 
