@@ -193,6 +193,8 @@ class Slots:
             return self._failed(slot, classify(error, call.what), alive=isinstance(error, RayTaskError))
         self.took.setdefault(call.method, []).append(time.monotonic() - slot.since)
         slot.state = State.IDLE
+        if slot.others:  # a copy on this node, in time for the loss of the other; nothing is read or waited for
+            ray.wait(slot.others, num_returns=len(slot.others), timeout=0)
         return Done(call, value, slot.others)
 
     def _failed(self, slot: _Slot, cause: Cause, alive: bool) -> Broken:
