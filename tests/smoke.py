@@ -70,6 +70,9 @@ class Recorder(Strategy):
     def init(self, adapter: AdapterState, banks: Sequence[BankInfo], seed: int) -> ServerState:
         return self.inner.init(adapter, banks, seed)
 
+    def arrivals(self, state: ServerState) -> list[str] | None:
+        return self.inner.arrivals(state)
+
     def configure(self, state: ServerState, bank: str, seed: int) -> TrainJob:
         return self.inner.configure(state, bank, seed)
 

@@ -147,6 +147,13 @@ def secure_sums(plan: Plan) -> Iterator[Finding]:
             yield ("download", number), f"{message}; turn error_feedback off", CONFIG
 
 
+def own_pace(plan: Plan) -> Iterator[Finding]:
+    fraction, method = plan.scenario.client_fraction, plan.scenario.strategy.kind
+    if plan.sheet.asynchronous and fraction != 1:
+        message = f"strategy {method!r} samples no banks: who is ready sends; set its concurrency instead"
+        yield ("client_fraction",), message, CONFIG
+
+
 def plain_sgd(plan: Plan) -> Iterator[Finding]:
     train, method = plan.scenario.train, plan.scenario.strategy.kind
     if plan.sheet.needs_sgd and (train.optimizer != "sgd" or train.momentum != 0):
@@ -202,6 +209,7 @@ CHECKS: tuple[Callable[[Plan], Iterator[Finding]], ...] = (
     bank_level,
     skipped_banks,
     secure_sums,
+    own_pace,
     plain_sgd,
     rate_that_ends_at_zero,
     adapters,

@@ -85,13 +85,13 @@ class Driver:
             state = plan.strategy.init(self.pool.new_adapter(plan.seed), plan.infos, plan.seed)
             self._stage(state)
             yield self._committed(state, Gathered(), evaluate(plan, self.pool, state, self.kept), clock)
-        turn = self._next(state.round)
+        turn = self._next(state)
         while turn is not None:
             trained = yield from self._train(state, turn)
             given, gathered = self.uplink.end(trained)
             state = self._aggregate(turn, state, given, trained)
             self._stage(state)
-            turn = self._next(state.round)
+            turn = self._next(state)
             evaluated = self._evaluate(state, last=turn is None)
             yield self._committed(state, gathered, evaluated, clock)
         if plan.exports:
@@ -137,13 +137,13 @@ class Driver:
 
     # -------------------------------------------------------------------------------------------------- a round
 
-    def _next(self, round_: int) -> _Turn | None:
+    def _next(self, state: ServerState) -> _Turn | None:
         """The round to come; None when the run is over, or when the round would take a bank over the cap."""
-        plan, banks = self.plan, [info.name for info in self.plan.infos]
+        plan, banks, round_ = self.plan, [info.name for info in self.plan.infos], state.round
         if round_ >= plan.num_rounds:
             return None
         if plan.curator is None:
-            cohort = sample(banks, plan.client_fraction, plan.seed, round_)
+            cohort = plan.strategy.arrivals(state) or sample(banks, plan.client_fraction, plan.seed, round_)
         else:
             cohort = plan.curator.cohort(banks, plan.seed, round_)
         barred = {one.bank: one for one in self.offences.barred(round_, cohort)}

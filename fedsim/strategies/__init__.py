@@ -7,6 +7,7 @@ from fedsim.strategies.fedadagrad import FedAdagrad
 from fedsim.strategies.fedadam import FedAdam
 from fedsim.strategies.fedavg import FedAvg
 from fedsim.strategies.fedavgm import FedAvgM
+from fedsim.strategies.fedbuff import FedBuff
 from fedsim.strategies.fedex_lora import FedExLoRA
 from fedsim.strategies.fedprox import FedProx
 from fedsim.strategies.fedsa_lora import FedSALoRA
@@ -35,6 +36,7 @@ STRATEGIES: Registry[Strategy] = Registry(
         "fedadam": FedAdam,
         "fedavg": FedAvg,
         "fedavgm": FedAvgM,
+        "fedbuff": FedBuff,
         "fedex_lora": FedExLoRA,
         "fedprox": FedProx,
         "fedsa_lora": FedSALoRA,

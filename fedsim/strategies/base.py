@@ -115,6 +115,7 @@ class Sheet:
     sends_slots: bool = False  # banks send more than the change of their adapter
     equal_weights: bool = False  # banks weigh the same in the server's mean, whatever their number of rows
     needs_factors: bool = False  # works on A and B as such: nothing to do where a model is trained whole
+    asynchronous: bool = False  # the method says who sends in a round (``Strategy.arrivals``); nobody is sampled
     needs_sgd: bool = False  # valid for plain local SGD only: no momentum, no Adam, one rate within a round
     dp: str = "yes"  # "yes", or the reason why DP training is refused
 
@@ -140,6 +141,10 @@ class Strategy(ABC):
     def init(self, adapter: AdapterState, banks: Sequence[BankInfo], seed: int) -> ServerState:
         """The state before round 0. ``seed`` is the run's."""
         return ServerState(round=0, adapter=adapter, banks=tuple(banks))
+
+    def arrivals(self, state: ServerState) -> list[str] | None:
+        """The banks of the next round, in bank order; None: ``client_fraction`` of all is sampled."""
+        return None
 
     def configure(self, state: ServerState, bank: str, seed: int) -> TrainJob:
         """What one sampled bank is sent. ``seed`` is the run's; draw with ``seeds.generator(job.seed, purpose)``."""

@@ -76,6 +76,18 @@ def test_dp_is_refused_with_the_methods_own_reason(tmp_path: Path) -> None:
     assert check([path], families) == []
 
 
+def test_where_banks_send_at_their_own_pace_none_is_sampled(tmp_path: Path) -> None:
+    asynchronous = {"strategy": "{kind: fedbuff, concurrency: 4}"}
+    assert shown(problems(tmp_path, client_fraction="0.5", **asynchronous)) == [
+        "5:1: client_fraction: strategy 'fedbuff' samples no banks: who is ready sends; set its concurrency instead"
+    ]
+    assert problems(tmp_path, **asynchronous) == []
+    central = problems(
+        tmp_path, privacy="{kind: dp_bank_central, noise_multiplier: 1.0, dp_delta: 1e-5}", **asynchronous
+    )
+    assert "its server needs every bank's own update" in shown(central)[0]
+
+
 @pytest.mark.parametrize("strategy", [kind for kind in STRATEGIES if STRATEGIES[kind].sheet.needs_sgd])
 def test_a_method_for_plain_sgd_says_so(strategy: str, tmp_path: Path) -> None:
     message = f"5:1: train: strategy {strategy!r} is valid for optimizer: sgd without momentum only (got "
