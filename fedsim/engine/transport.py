@@ -243,8 +243,8 @@ def unpack(reply: Reply, codec: Codec, delivery: Delivery) -> Update:
     if reply.problem:
         raise Refused("not_finite", reply.problem)
     try:
-        delta = _decode(codec, reply.delta, {name: torch.zeros(shape) for name, shape in reply.delta_shapes.items()})
-        slots = _decode(PLAIN, reply.slots, {name: torch.zeros(shape) for name, shape in reply.slot_shapes.items()})
+        delta = _decode(codec, reply.delta, _like(reply.delta_shapes))
+        slots = _decode(PLAIN, reply.slots, _like(reply.slot_shapes))
     except ValueError as error:
         raise Refused("mismatch", f"the message cannot be decoded: {error}") from error
     require_finite({**delta, **slots})
@@ -264,6 +264,14 @@ def unpack(reply: Reply, codec: Codec, delivery: Delivery) -> Update:
 def _encode(codec: Codec, tensors: Tensors, kept: Tensors, draws: torch.Generator) -> tuple[Payload, Tensors]:
     """Nothing to send costs nothing, whatever the codec."""
     return codec.compress(tensors, kept, draws) if tensors else (Payload(b"", 0), kept)
+
+
+def _like(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """Tensors that cost nothing: a sender may claim any size, and decoding looks at shapes only."""
+    try:
+        return {name: torch.empty(tuple(shape), device="meta") for name, shape in shapes.items()}
+    except (RuntimeError, TypeError) as error:  # negative, or beyond all integers
+        raise ValueError(f"no tensor has the shape {' or '.join(map(str, shapes.values()))}") from error
 
 
 def _decode(codec: Codec, payload: Payload, like: Tensors) -> Tensors:
