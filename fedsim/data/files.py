@@ -129,4 +129,5 @@ def reading(file: Path) -> Iterator[None]:
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{shown(file)}: is damaged or not gzip ({error})") from error
     except OSError as error:
-        raise DataError(f"{shown(file)}: cannot be read: {error.strerror or error}") from error
+        reason = error.strerror or str(error).splitlines()[0]
+        raise DataError(f"{shown(file)}: cannot be read: {reason}") from error

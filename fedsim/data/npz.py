@@ -42,7 +42,7 @@ class Npz(Source):
         import pandas as pd
 
         try:
-            with reading(file), np.load(file, allow_pickle=False) as stored:
+            with reading(file), file.open("rb") as body, np.load(body, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
         except (ValueError, zipfile.BadZipFile) as error:
             raise DataError(f"{shown(file)}: is not an .npz file of plain arrays ({error})") from error

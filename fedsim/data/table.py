@@ -18,6 +18,7 @@ from fedsim.data.files import RawRows, raw_rows, read_files, reading, shown
 from fedsim.data.rows import RowsConfig, to_corpus
 
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
+BAD_NOTES = (AttributeError, IndexError, KeyError, TypeError, ValueError)  # pandas, of its own notes in a Parquet file
 
 
 class Table(Source):
@@ -70,5 +71,6 @@ def _read_parquet(file: Path) -> RawRows:
 
     try:
         return raw_rows(pd.read_parquet(file).reset_index(drop=True), shown(file))
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{shown(file)}: is not a Parquet file ({str(error).splitlines()[0]})") from error
+    except (pyarrow.ArrowException, *BAD_NOTES) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{shown(file)}: is not a Parquet file ({reason})") from error

@@ -45,8 +45,12 @@ def as_model_errors(model_id: str) -> Iterator[None]:
     """transformers reports bad models by many exception types; the user gets one line."""
     try:
         yield
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if "ignore_mismatched_sizes" in reason:
+            reason = "its weights do not have the shapes that config.json says"
         raise ModelError(f"model {model_id!r} cannot be loaded: {reason}") from error
 
 

@@ -14,11 +14,11 @@ VALUES = [
 
 
 def broken_yaml(text: str, rng: Random) -> bytes:
-    """One to three of: a line dropped, moved, renamed, given another value, indented, cut, or a character changed."""
-    for _ in range(rng.randint(1, 3)):
+    """One to three of: a line dropped, moved, renamed, indented or cut, a value or number or character changed."""
+    for _ in range(rng.choice((1, 1, 2, 3))):
         lines = text.splitlines(keepends=True) or ["\n"]
         place = rng.randrange(len(lines))
-        action = rng.randrange(8)
+        action = rng.randrange(12)
         if action == 0:
             del lines[place]
         elif action == 1:
@@ -34,10 +34,23 @@ def broken_yaml(text: str, rng: Random) -> bytes:
             lines[place] = "  " + lines[place]
         elif action == 6:
             lines[place] = lines[place][: rng.randrange(len(lines[place]))]
+        elif action >= 8:
+            lines[place] = rescaled(lines[place], rng)
         else:
             lines[place] = lines[place].replace(rng.choice("abcdeiou:,{}[]"), rng.choice("ab:{}[]#&*!|>'\"%@`\n\t"), 1)
         text = "".join(lines)
     return flipped(text.encode(), rng) if rng.random() < 0.2 else text.encode()
+
+
+def rescaled(line: str, rng: Random) -> str:
+    """One of the line's numbers is another: still a number, mostly of the same type, often no longer sensible."""
+    numbers = list(re.finditer(r"(?<![\w.])\d+(\.\d+)?(e-?\d+)?", line))
+    if not numbers:
+        return line
+    number, factor = rng.choice(numbers), rng.choice((0, 0.1, 0.5, 2, 10, 100, -1))
+    value = float(number[0]) * factor
+    text = str(int(value)) if number[0].isdigit() and value == int(value) else repr(value)
+    return line[: number.start()] + text + line[number.end() :]
 
 
 def flipped(body: bytes, rng: Random) -> bytes:

@@ -101,4 +101,4 @@ def test_many_broken_scenarios_are_run_up_to_ray(command: Command, fuzz_report) 
     with fuzz_report("`fedsim run` up to Ray, scenarios of methods") as counts:
         for seed in range(1200):
             counts[run(command, seed)] += 1
-    assert {"would have started Ray", "exit 2", "exit 3"} <= set(counts)
+    assert {"would have started Ray", "exit 2"} <= set(counts)
