@@ -13,7 +13,9 @@ from tests.engine import fakes
 pytestmark = pytest.mark.ray
 
 
-@pytest.mark.parametrize("action", ["kill", "kill@return"])
+@pytest.mark.parametrize(
+    "action", ["kill@return", *(pytest.param(phase, marks=pytest.mark.slow) for phase in ("kill", "kill@noise"))]
+)
 def test_the_bank_is_tried_again_with_the_same_bits(on_ray, ray_faults, reference, action) -> None:
     fakes.plant(ray_faults, 1, "north", action)
     run = on_ray()
