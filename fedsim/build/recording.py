@@ -11,13 +11,14 @@ from fedsim.build.directory import Directory
 from fedsim.build.inspect import split_of
 from fedsim.build.prepare import Material, best_auc
 from fedsim.core.errors import CheckpointError
-from fedsim.core.events import BaselineDone, Event, Failed, Finished, RoundRow, Served
+from fedsim.core.events import BankDone, BaselineDone, Event, Failed, Finished, RoundRow, Served
 from fedsim.core.scenario import Scenario
 from fedsim.engine.plan import Plan
 from fedsim.records.environment import environment
 from fedsim.records.failures import add_failure
 from fedsim.records.record import GLOBAL, RunRecord, adapter_places
 from fedsim.records.summary import Summary
+from fedsim.records.timeline import add_work
 
 
 class Recording:
@@ -33,6 +34,7 @@ class Recording:
         self._so_far, self._start = Summary(plan.started()), time.perf_counter()
         self._end: Mapping[str, object] | None = None
         self._baselines: dict[str, Mapping[str, object]] = {}
+        self._done: list[BankDone] = []  # of the round that goes on
         self._record = RunRecord(directory.folder)
         self._record.begin(scenario.model_dump(mode="json"), environment(scenario.seed))
         self._record.add_split(split_of(scenario, material.corpus, material.banks, material.embeddings))
@@ -40,7 +42,11 @@ class Recording:
     def take(self, event: Event) -> None:
         """Write what an event brings."""
         self._directory.fence()
-        if isinstance(event, RoundRow):
+        if isinstance(event, BankDone):
+            self._done.append(event)
+        elif isinstance(event, RoundRow):
+            add_work(self._record.folder, self._done)
+            self._done.clear()
             self._record.add_round(event)
             self._so_far.add(event)
         elif isinstance(event, Failed):

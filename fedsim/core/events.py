@@ -34,6 +34,15 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """Where and when a bank was trained: for people who look at a run, never for a result."""
+
+    actor: str  # short for one process
+    start: float  # Unix time
+    seconds: float  # of the whole cohort that was trained with it
+
+
+@dataclass(frozen=True, slots=True)
 class BankDone:
     """One bank of the current round has returned its update."""
 
@@ -41,6 +50,7 @@ class BankDone:
     bank: str
     done: int
     total: int
+    work: Work | None = field(default=None, compare=False)
 
 
 Action = Literal["retry", "alone", "skip", "abort"]

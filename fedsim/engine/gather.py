@@ -92,7 +92,7 @@ def _used(
         return next(failed(refused.cause, round_, [bank], 1, action))
     exchanges[answer.which] = Exchange(delivery.job(), update)
     kept[bank] = answer.kept
-    return BankDone(round_ + 1, bank, len(exchanges), len(deliveries))
+    return BankDone(round_ + 1, bank, len(exchanges), len(deliveries), answer.reply.work)
 
 
 def require_quorum(plan: Plan, missing: Mapping[str, Missing], asked: int) -> None:

@@ -27,6 +27,7 @@ from torch import Tensor
 from fedsim.codecs import Codec, Payload, pipeline
 from fedsim.core import seeds
 from fedsim.core.adapter import AdapterState, Tensors
+from fedsim.core.events import Work
 from fedsim.core.messages import Spend, TrainJob, Update
 from fedsim.engine.validation import Refused, require_finite
 from fedsim.train.values import Trained
@@ -184,9 +185,10 @@ class Reply:
     spend: Spend | None
     oracle: Mapping[str, float]
     problem: str = ""  # why the bank sends nothing: its update holds values that are not finite
+    work: Work | None = None
 
     def digest(self) -> str:
-        """SHA-256 of all that leaves the bank; ``oracle`` does not."""
+        """SHA-256 of all that leaves the bank; ``oracle`` and ``work`` do not."""
         about = json.dumps([self.bank, self.num_examples, self.num_steps, len(self.delta.body)])
         return hashlib.sha256(about.encode() + self.delta.body + self.slots.body).hexdigest()
 

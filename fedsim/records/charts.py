@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+HATCHES = ("", "//", "..", "xx")
 STYLES = ("-", "--", "-.", ":")
 WIDTH = 5.2  # inches: readable on a telephone, and two fit beside each other on a screen
 MANY = 24  # bars or rows beyond which names are thinned out
@@ -160,6 +161,34 @@ def traffic(names: Sequence[str], up: np.ndarray, down: np.ndarray) -> Chart:
     total = up + down
     most = f"most {names[int(total.argmax())]} ({total.max() / 1e6:.3g} MB), least {names[int(total.argmin())]}"
     return Chart("Bytes sent", f"Bytes sent: {most} ({total.min() / 1e6:.3g} MB)", figure)
+
+
+def timeline(work: Sequence[Mapping[str, Any]], banks: Sequence[str], title: str) -> Chart:
+    """Who trained which bank when: a row per bank, a bar per round, a colour per actor. ``work`` is not empty."""
+    actors = list(dict.fromkeys(line["actor"] for line in work))
+    begin = min(line["start"] for line in work)
+    places = {bank: place for place, bank in enumerate(banks)}
+    figure, axes = _figure(height=1.3 + 0.2 * min(len(banks), 60))
+    for number, actor in enumerate(actors):
+        own = [line for line in work if line["actor"] == actor and line["bank"] in places]
+        axes.barh(
+            [places[line["bank"]] for line in own],
+            [line["seconds"] for line in own],
+            left=[line["start"] - begin for line in own],
+            height=0.7,
+            color=COLOURS[number % len(COLOURS)],
+            edgecolor="white",
+            linewidth=0.5,
+            hatch=HATCHES[number // len(COLOURS) % len(HATCHES)],
+            label=f"actor {number + 1}" if number < MANY else None,
+        )
+    _rows(axes, banks)
+    axes.set_xlabel("seconds since the first bank began")
+    _legend_below(axes, min(len(actors), MANY))
+    end = max(line["start"] + line["seconds"] for line in work) - begin
+    busy = sum({(line["actor"], line["start"]): line["seconds"] for line in work}.values()) / (end * len(actors))
+    told = f"{len(actors)} {'actor' if len(actors) == 1 else 'actors'} trained {len(banks)} banks in {end:.0f} s"
+    return Chart(title, f"{title}: {told}, busy with training {busy:.0%} of the time", figure)
 
 
 def scatter(points: Mapping[str, tuple[float, float, bool]], x_label: str, y_label: str) -> Chart:

@@ -5,6 +5,7 @@
     split.json         which bank holds what: rows, label counts, distances (fedsim.data.skew says which)
     rounds.jsonl       one line per round, written when the round is over
     banks.jsonl        one line per bank and round
+    timeline.jsonl     who trained which bank when, one line per bank and round; of no weight for any result
     failures.jsonl     one line per bank and attempt that failed, with the actor's traceback; there if any did
     summary.json       the object that ``fedsim run --format json`` prints; there once the run has ended
     adapters/global/   the trained adapter as a PEFT folder

@@ -19,6 +19,7 @@ from fedsim.records.charts import Chart
 from fedsim.records.collect import Found
 from fedsim.records.compare import CONDITIONS, Comparison, compare, interval
 from fedsim.records.files import read_json
+from fedsim.records.happened import failures_table, timelines, traffic_table
 from fedsim.records.page import definitions, details, figures, html_table, page, section
 from fedsim.records.render import table
 from fedsim.records.table import overall
@@ -36,8 +37,10 @@ def report(found: Sequence[Found], notes: Sequence[str], metric: str | None = No
         section("Result", _result(comparison, notes)),
         section("Learning curves", figures(_curves(found, comparison))),
         section("Who gains by joining", figures(_gains(comparison)) + _bank_tables(comparison)),
-        section("What it costs", figures(_costs(comparison))),
+        section("What it costs", figures(_costs(comparison)) + traffic_table(found)),
         section("Who holds what", _splits(found)),
+        section("Who trained which bank when", figures(timelines(found))),
+        section("What failed", failures_table(found)),
         section("How to get each row again", _runs(found)),
     ]
     return page(f"fedsim report: {name}", "".join(sections))

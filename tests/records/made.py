@@ -19,7 +19,12 @@ SCENARIO = {
     "partition": {"kind": "iid", "num_banks": 2},
     "lora": {"r": 8, "lora_alpha": 16},
     "privacy": {"kind": "none"},
+    "upload": [{"kind": "topk", "density": 0.1}, {"kind": "affine", "bits": 8}],
+    "download": [],
 }
+
+
+ORACLE: dict[str, Any] = {"oracle": {}}
 
 
 def bank(auc: float, bytes_up: int = 100, epsilon: float | None = None) -> dict[str, Any]:
@@ -71,11 +76,18 @@ def make_run(folder: Path, strategy: str, seed: int, banks: Mapping[str, dict[st
     (folder / "rounds.jsonl").write_text("".join(to_json(row) + "\n" for row in rounds))
     (folder / "banks.jsonl").write_text(
         "".join(
-            to_json({"round": index, "bank": name, "metrics": {"auc": one["auc"]}, "oracle": {}}) + "\n"
+            to_json({"round": index, "bank": name, "participated": index > 0, "metrics": {"auc": one["auc"]}} | ORACLE)
+            + "\n"
             for index in range(3)
             for name, one in banks.items()
         )
     )
+    work = [
+        {"round": index, "bank": name, "actor": f"a{place % 2}", "start": 1e9 + index, "seconds": 0.5}
+        for index in (1, 2)
+        for place, name in enumerate(banks)
+    ]
+    (folder / "timeline.jsonl").write_text("".join(to_json(line) + "\n" for line in work))
     counts = [{"name": name, "train": 8, "test": 2, "labels": [index, 10 - index]} for index, name in enumerate(banks)]
     split = {"label_words": ["repaid", "default"], "banks": counts, "gini": 0.0, "effective": float(len(banks))}
     (folder / "split.json").write_text(to_json(split | {"label_tv": 0.1, "label_js": 0.02, "feature_shift": None}))

@@ -19,6 +19,7 @@ from fedsim.records.page import html_table
 from fedsim.records.report import band, report
 from tests.records.made import bank, make_run
 
+CHARTS = 2 + 4 + 5 + 4 + 4  # curves, gains, costs, splits, timelines
 EVIL = "<script>alert('x')</script> & \"Söhne\" $1^2$"
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 
@@ -60,6 +61,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
                 banks = {name: bank(0.7 + gain + 0.01 * seed, 5_000, 8.0) for name in (EVIL, "b")}
                 partition = {"kind": kind, "num_banks": 2}
                 make_run(root / f"{kind}-{strategy}-{seed}", strategy, seed, banks, partition=partition)
+    lost = {"round": 2, "bank": "b", "cause": "not_finite", "action": "skip", "message": "no number"}
+    (root / "iid-fedavg-1" / "failures.jsonl").write_text(json.dumps(lost) + "\n")
     failed = {"name": "seed=9", "status": "failed", "error": "no column 'nix'"}
     (root / "grid.json").write_text(json.dumps({"runs": [failed]}))
     return report(*collect([root]))
@@ -76,7 +79,7 @@ def test_it_parses_and_fetches_nothing(page: str) -> None:
 
 def test_every_chart_says_what_it_shows(page: str) -> None:
     charts = re.findall(r"<svg .*?</svg>", page, flags=re.DOTALL)
-    assert len(charts) == 2 + 4 + 5 + 4  # curves, gains, costs, splits
+    assert len(charts) == CHARTS
     for chart in charts:
         root = ElementTree.fromstring(chart.replace("<svg ", '<svg xmlns:xlink="x" ', 1))
         assert root.get("role") == "img"
@@ -92,6 +95,8 @@ def test_sections_and_numbers(page: str) -> None:
         "Who gains by joining",
         "What it costs",
         "Who holds what",
+        "Who trained which bank when",
+        "What failed",
         "How to get each row again",
     ]
     assert "<td>+0.100 ±0.000</td>" in page
@@ -124,7 +129,14 @@ def test_a_table_escapes_and_aligns() -> None:
     assert '<td class="name"><code>run &#x27;y&#x27;</code></td>' in text
 
 
-@pytest.mark.slow
+def test_what_was_sent_through_which_codec_and_what_failed(page: str) -> None:
+    assert '<td class="name">topk-0.1 then affine-8</td><td>10.0 kB</td><td>2.50 kB</td>' in page
+    assert "<td>as the method sends</td><td>100 B</td><td>25 B</td>" in page  # four times a bank was asked
+    assert "2 actors trained 2 banks in 2 s, busy with training 67% of the time" in page  # 4 of 2 x 1.5 / 2
+    for cell in ("no number", "skip", "not finite"):
+        assert f">{cell}</td>" in page
+
+
 def test_a_browser_shows_it_without_complaint(page: str, tmp_path: Path) -> None:
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
@@ -139,5 +151,5 @@ def test_a_browser_shows_it_without_complaint(page: str, tmp_path: Path) -> None
     ]
     command = [browser, *flags, "--dump-dom", f"--user-data-dir={tmp_path}/profile", f"file://{tmp_path}/report.html"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout.count("<svg ") == 15
+    assert done.stdout.count("<svg ") == CHARTS
     assert "CONSOLE" not in done.stderr
