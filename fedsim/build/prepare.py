@@ -32,6 +32,7 @@ from fedsim.privacy.sources import RunKey
 from fedsim.strategies import STRATEGIES, LocalRule, Strategy
 from fedsim.train.factory import TrainerFactory
 from fedsim.train.metrics import metrics
+from fedsim.train.reuse import tried_rows
 from fedsim.train.sampling import steps_of
 from fedsim.train.trainer import LocalTraining
 
@@ -203,6 +204,7 @@ def make_job(scenario: Scenario, material: Material, run_dir: str, exports: bool
         mechanisms=mechanisms,
         units=material.corpus.units,
         scored=np.unique(np.concatenate([bank.test for bank in plan.banks])),
+        tried={bank.name: tried_rows(bank, scenario.seed) for bank in banks} if rule.personal else {},
         answer_tokens=scenario.evaluate.answer_tokens,
     )
     trainer = TrainerFactory(

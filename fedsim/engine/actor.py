@@ -22,7 +22,6 @@ import numpy as np
 import torch
 
 from fedsim.codecs import Codec
-from fedsim.core import seeds
 from fedsim.core.adapter import AdapterState, Tensors
 from fedsim.core.errors import FedsimError, ResourceError, ScenarioError
 from fedsim.core.events import Work
@@ -31,8 +30,6 @@ from fedsim.engine.secure import Ask, BankSide, Order
 from fedsim.engine.transport import Address, Parcel, Reply, pack, rule_kept
 from fedsim.strategies.base import LocalRule
 from fedsim.train.values import EvalJob, Scores, Trained
-
-FUSE_ROWS = 64  # of its own training rows, a personal bank may look at this many to choose its final adapter
 
 
 class Trainer(Protocol):
@@ -101,19 +98,16 @@ class ClientActor:
             return self.trainer.evaluate([EvalJob(None, model.adapter, model.frozen, rows)])[0]
 
     def evaluate_own(self, job: TrainJob, kept: Tensors, own: np.ndarray, rows: np.ndarray) -> Scores:
-        """Scores of rows under one bank's own adapter. ``own`` are the bank's training rows."""
+        """Scores of rows under one bank's own adapter. ``own`` are training rows of the bank."""
         adapter = self.own_adapter(job, kept, own)
         with reported(describe([job])):
             return self.trainer.evaluate([EvalJob(job.bank, adapter, job.frozen, rows)])[0]
 
     def own_adapter(self, job: TrainJob, kept: Tensors, own: np.ndarray) -> AdapterState:
         """The adapter that a bank uses itself under a personal rule."""
-        few = own
-        if len(own) > FUSE_ROWS:
-            few = np.sort(seeds.rng(job.seed, "fuse").choice(own, FUSE_ROWS, replace=False))
 
         def loss(adapter: AdapterState) -> float:
-            scores = self.trainer.evaluate([EvalJob(job.bank, adapter, job.frozen, few, written=False)])[0]
+            scores = self.trainer.evaluate([EvalJob(job.bank, adapter, job.frozen, own, written=False)])[0]
             return float(scores.nll.mean())
 
         with reported(describe([job])):

@@ -20,6 +20,7 @@ from fedsim.core.messages import ServerState
 from fedsim.engine.plan import Plan
 from fedsim.engine.pool import Kept, OwnJob, Pool
 from fedsim.engine.transport import Address, Parcel
+from fedsim.train.reuse import tried_rows
 from fedsim.train.values import Scores
 
 CHUNK_ROWS = 256
@@ -85,7 +86,7 @@ def _own_jobs(plan: Plan, state: ServerState, kept: Mapping[str, Kept]) -> list[
     for bank in plan.banks:
         job = plan.strategy.configure(state, bank.name, plan.seed)
         address, parcel = Address(job.round, job.bank, job.seed), Parcel(job.adapter, job.frozen, job.slots)
-        jobs.append(OwnJob(address, parcel, kept.get(bank.name), bank.train))
+        jobs.append(OwnJob(address, parcel, kept.get(bank.name), tried_rows(bank, plan.seed)))
     return jobs
 
 

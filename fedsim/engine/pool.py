@@ -36,7 +36,7 @@ class OwnJob:
     to: Address
     parcel: Parcel
     kept: Kept
-    own: np.ndarray  # (n,) the bank's training rows
+    own: np.ndarray  # (n,) training rows on which the bank tries it
 
 
 class Answer(NamedTuple):

@@ -9,23 +9,41 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from fedsim.core import seeds
 from fedsim.core.rows import BankRows, Rows
 from fedsim.privacy.base import BankPlan
 
+TRIED_ROWS = 64  # of its own training rows, a personal bank may look at this many to choose its final adapter
 GROUP_ROWS = 16  # alone, a short row takes twice as long; a larger group saves little and may hold rows never drawn
 EVALUATED_TOGETHER = 256  # rows that one actor scores at a time: a group lies within
 
 
+def tried_rows(bank: BankRows, seed: int) -> np.ndarray:
+    """The training rows on which a bank tries its final adapters, drawn once for the run."""
+    if len(bank.train) <= TRIED_ROWS:
+        return bank.train
+    return np.sort(seeds.rng(seed, "tried", 0, bank.name).choice(bank.train, TRIED_ROWS, replace=False))
+
+
 def trained_groups(
-    rows: Rows, banks: Mapping[str, BankRows], plans: Mapping[str, BankPlan], num_rounds: int
+    rows: Rows,
+    banks: Mapping[str, BankRows],
+    plans: Mapping[str, BankPlan],
+    num_rounds: int,
+    tried: Mapping[str, np.ndarray],
 ) -> list[np.ndarray]:
-    """Training rows of banks whose rows are drawn once or more each: below that, groups cost more than they save."""
+    """Training rows of banks whose rows are drawn once or more each: below that, groups cost more than they save.
+
+    Of the other banks, the rows that they try their own adapters on.
+    """
     groups = []
     for name, bank in banks.items():
         plan = plans[name]
         draws = plan.sample_rate * plan.steps_per_round * num_rounds * plan.bank_rate
         if draws >= 1:
             groups += _similar(rows, bank.train)
+        elif name in tried:
+            groups += _similar(rows, tried[name])
     return groups
 
 

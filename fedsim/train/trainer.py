@@ -52,6 +52,7 @@ class LocalTraining:
     mechanisms: Mapping[str, Mechanism]
     units: np.ndarray | None = None  # (rows of the corpus,) int64: whose row each is; None: every row its own
     scored: np.ndarray = field(default_factory=lambda: NOTHING)  # (n,) the rows that evaluations will score, sorted
+    tried: Mapping[str, np.ndarray] = field(default_factory=dict)  # by bank: rows to try its own final adapters on
     answer_tokens: int = 0  # of the longest answer that evaluation writes; 0: it writes none
 
 
@@ -62,7 +63,7 @@ class Trainer:
         self.model, self.rows, self.local = model, rows, local
         self.checked = False
         plans = {name: mechanism.plan for name, mechanism in local.mechanisms.items()}
-        trained = trained_groups(rows, local.banks, plans, local.num_rounds)
+        trained = trained_groups(rows, local.banks, plans, local.num_rounds, local.tried)
         model.remember(rows, trained, scored_groups(rows, local.scored, trained))
 
     def new_adapter(self, seed: int) -> AdapterState:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,12 +14,14 @@ from fedsim.codecs import pipeline
 from fedsim.core.adapter import AdapterState, Tensors
 from fedsim.core.errors import FedsimError, Problem, ResourceError, ScenarioError
 from fedsim.core.messages import TrainJob
+from fedsim.core.rows import BankRows
 from fedsim.core.scenario import Failures
-from fedsim.engine.actor import FUSE_ROWS, ClientActor, describe, reported
+from fedsim.engine.actor import ClientActor, describe, reported
 from fedsim.engine.pool import InlinePool
 from fedsim.engine.resources import Actors
 from fedsim.engine.transport import Downlink
 from fedsim.strategies.base import LocalRule
+from fedsim.train.reuse import TRIED_ROWS, tried_rows
 from fedsim.train.values import EvalJob, Scores, Trained
 from tests.engine import fakes
 
@@ -87,15 +90,16 @@ class Fusing(LocalRule):
 
 
 def test_a_personal_bank_chooses_its_adapter_on_few_rows_of_its_own() -> None:
-    trainer, own = Recording(), np.arange(100, 300)
+    trainer, bank = Recording(), BankRows("east", np.arange(100, 300), np.arange(3))
+    few = tried_rows(bank, seed=1)
+    assert len(set(few)) == TRIED_ROWS
+    assert set(few) <= set(bank.train)
+    assert np.array_equal(tried_rows(replace(bank, train=few), seed=1), few), "all of a small bank's rows"
     client = ClientActor(lambda: trainer, Fusing(), pipeline(()))
     job = TrainJob(round=0, bank="east", adapter=trainer.new_adapter(1), seed=3)
-    scores = client.evaluate_own(job, {}, own, np.arange(20))
+    scores = client.evaluate_own(job, {}, few, np.arange(20))
     assert [bank for bank, _ in trainer.scored] == ["east"] * 3
-    few = trainer.scored[0][1]
-    assert len(set(few)) == FUSE_ROWS
-    assert set(few) <= set(own)
-    assert np.array_equal(few, trainer.scored[1][1]), "both candidates are compared on the same rows"
+    assert all(np.array_equal(few, rows) for _, rows in trainer.scored[:2]), "both candidates, on the same rows"
     assert np.array_equal(scores.rows, np.arange(20))
 
 
