@@ -24,8 +24,6 @@ from fedsim.models.base import Batch, CohortModel
 from fedsim.models.network import Adapted
 from fedsim.models.prefix import Activations, find_prefix
 
-TOLERANCE = 0.05  # of logits, relative to the largest: rounding stays far below, a wrong prefix is far above
-
 
 def pad(sequences: list[np.ndarray], pad_id: int, left: bool) -> tuple[Tensor, Tensor]:
     """Ragged rows as (ids, mask), both (n, longest)."""
@@ -67,7 +65,7 @@ class HuggingFaceTask(CohortModel):
         """The arguments of a forward pass."""
 
     def remember(self, rows: TokenRows, trained: Sequence[np.ndarray], scored: Sequence[np.ndarray]) -> None:
-        self.held, self.is_proved = None, False
+        self.held = None
         if self.prefix is None:
             return
         groups = [*trained, *(ids for group in scored for ids in self.scored_ids(rows, group))]
@@ -92,15 +90,14 @@ class HuggingFaceTask(CohortModel):
         if hidden is None or self.prefix is None:
             return self.network(**self.inputs(batch)).logits  # type: ignore[no-any-return]
         with self.prefix.replaced(hidden):
-            logits: Tensor = self.network(**self.inputs(batch)).logits
-        if not self.is_proved and not self._prove(batch, logits.detach()):
-            return self.logits(batch)
-        return logits
+            return self.network(**self.inputs(batch)).logits  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def _activations(self, batch: Batch) -> Tensor | None:
         """(n, t, d) above the frozen part: of rows that are held, else computed now; None where none is held."""
         if self.held is None or not (known := self.held.known(batch.ids)).any():
+            return None
+        if not self.is_proved and not self._prove(batch):
             return None
         width = batch.input_ids.shape[1]
         if known.all():
@@ -111,18 +108,23 @@ class HuggingFaceTask(CohortModel):
             hidden[torch.from_numpy(chosen).to(hidden.device)] = values
         return hidden
 
-    @torch.no_grad()
-    def _prove(self, batch: Batch, logits: Tensor) -> bool:
-        """Whether a whole pass gives the same logits. A network that hands on more than activations holds nothing."""
-        whole: Tensor = self.network(**self.inputs(batch)).logits
-        if logits.dim() == 3:
-            real = batch.attention_mask[:, -logits.shape[1] :].bool()
-            whole, logits = whole[real], logits[real]
-        if bool((whole - logits).abs().max() > TOLERANCE * whole.abs().max()):
-            self.held = None
+    def _prove(self, batch: Batch) -> bool:
+        """Whether the network's upper part needs the lower one's activations alone, told by one pass in two parts.
+
+        A network that hands on more (keys shared between layers, say) holds nothing and runs whole.
+        """
+        if self.prefix is None:
             return False
-        self.is_proved = True
-        return True
+        inputs = self.inputs(batch)
+        whole: Tensor = self.network(**inputs).logits
+        hidden = self._record(batch)
+        self._record(batch.take(np.arange(len(batch.ids))[::-1].copy()))  # what else is left behind is not this batch's
+        with self.prefix.replaced(hidden):
+            parted: Tensor = self.network(**inputs).logits
+        self.is_proved = bool((parted - whole).abs().max() <= 1e-5 * whole.abs().max())
+        if not self.is_proved:
+            self.held = None
+        return self.is_proved
 
     def _batch(
         self, sequences: list[np.ndarray], ids: np.ndarray, answer_lengths: np.ndarray, labels: np.ndarray

@@ -155,9 +155,9 @@ def test_a_network_that_hands_on_more_than_activations_holds_nothing(folders) ->
     hf, model = load(folders, "bert")
     rows = hf.encode(tiny.corpus())
     blocks = model.network.bert.encoder.layer
-    side: list[torch.Tensor] = []  # from the first block to the second, past the activations
-    blocks[0].block.register_forward_hook(lambda module, args, out: side.append(out.mean(0)[0] + 3))
-    blocks[1].register_forward_hook(lambda module, args, out: out * (side.pop() if side else 0))
+    side: dict[str, torch.Tensor] = {}  # from the first block to the second, past the activations
+    blocks[0].block.register_forward_hook(lambda module, args, out: side.update(first=out[0, 0]))
+    blocks[1].register_forward_hook(lambda module, args, out: out * side["first"])
     plain = gradients(model, rows, ROWS)
     model.remember(rows, groups(), [])
     assert close(gradients(model, rows, ROWS), plain)
