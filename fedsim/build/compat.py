@@ -147,6 +147,11 @@ def secure_sums(plan: Plan) -> Iterator[Finding]:
             yield ("download", number), f"{message}; turn error_feedback off", CONFIG
 
 
+def frozen_head(plan: Plan) -> Iterator[Finding]:
+    if not plan.scenario.lora.train_head and getattr(plan.configs["model",], "task", "") == "causal_lm":
+        yield ("lora", "train_head"), "a causal_lm answers in words and has no head; remove train_head", CONFIG
+
+
 def own_pace(plan: Plan) -> Iterator[Finding]:
     fraction, method = plan.scenario.client_fraction, plan.scenario.strategy.kind
     if plan.sheet.asynchronous and fraction != 1:
@@ -209,6 +214,7 @@ CHECKS: tuple[Callable[[Plan], Iterator[Finding]], ...] = (
     bank_level,
     skipped_banks,
     secure_sums,
+    frozen_head,
     own_pace,
     plain_sgd,
     rate_that_ends_at_zero,

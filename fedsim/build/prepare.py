@@ -30,6 +30,7 @@ from fedsim.models.cache import encode
 from fedsim.privacy import MECHANISMS, BankPlan, Ledger, Mechanism, describe
 from fedsim.privacy.sources import RunKey
 from fedsim.strategies import STRATEGIES, LocalRule, Strategy
+from fedsim.strategies.frozen_head import freeze_head
 from fedsim.train.factory import TrainerFactory
 from fedsim.train.metrics import metrics
 from fedsim.train.reuse import tried_rows
@@ -162,6 +163,8 @@ def make_job(scenario: Scenario, material: Material, run_dir: str, exports: bool
     hand_out_key(scenario, material.corpus, Path(run_dir), mechanisms)
     terms = next(iter(mechanisms.values())).terms
     capped = scenario.privacy.knobs.get("noise_multiplier") is not None and terms is not None
+    if not scenario.lora.train_head:
+        strategy = freeze_head(strategy)
     rule, upload = strategy.rule(), codec(strategy, scenario.upload)
     plan = Plan(
         name=scenario.name,

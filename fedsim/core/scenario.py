@@ -79,6 +79,9 @@ class Lora(Section):
     )
     use_rslora: bool = Field(default=False, description="rank-stabilised scaling (2312.03732)")
     init_lora_weights: Literal[True, "gaussian"] = Field(default=True, description="PEFT's initial A; B starts at zero")
+    train_head: bool = Field(
+        default=True, description="false: a classifier's head keeps its initial values and only the adapter is trained"
+    )
     bank_ranks: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False, min_length=1)] | None = Field(
         default=None, description="ranks given to the banks in turn, none above r; null: every bank has rank r"
     )

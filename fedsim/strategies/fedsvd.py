@@ -5,8 +5,8 @@ Laws: the product is the exact mean of the banks' products; the SVD leaves it as
 a function of released values, so it costs no privacy.
 
 Deviations: the SVD comes from QR cores, with signs fixed. The authors' code (seanie12/fed-svd) freezes the classifier
-at a common random value: ``train_head`` trains and averages it. In round 0, A is PEFT's draw; where the rank is above
-d_in or d_out, the rows that the SVD cannot give keep their values.
+at a common random value (here: ``lora.train_head: false``). In round 0, A is PEFT's draw; where the rank is above d_in
+or d_out, the rows that the SVD cannot give keep their values.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fedsim.core import registry
 from fedsim.core.adapter import modules, svd_of_product
 from fedsim.core.messages import Exchange, ServerState
 from fedsim.strategies.base import LocalRule, Sheet, TrainOnly
@@ -25,15 +24,12 @@ from fedsim.strategies.fedavg import FedAvg
 
 
 class FedSVD(FedAvg):
-    class Config(registry.Config):
-        train_head: bool = False
-
     sheet = Sheet(
         title="FedSVD (A renewed by SVD)",
         source="2505.12805",
-        trains="B",
-        up="B",
-        down="A, B",
+        trains="B, head",
+        up="B, head",
+        down="A, B, head",
         exact="yes",
         state="none",
         keeps_basis=False,
@@ -41,7 +37,7 @@ class FedSVD(FedAvg):
     )
 
     def rule(self) -> LocalRule:
-        return TrainOnly("B", "head") if self.config.train_head else TrainOnly("B")
+        return TrainOnly("B", "head")
 
     def aggregate(self, state: ServerState, exchanges: Sequence[Exchange]) -> ServerState:
         state = super().aggregate(state, exchanges)

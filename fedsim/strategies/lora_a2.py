@@ -9,7 +9,7 @@ factor is bitwise constant within a round, which makes the product exact.
 Deviations: scoring takes the first sixth of the local steps (the authors: one epoch before five), and the gradient of
 the step that starts over is dropped; the local optimizer keeps its moments across. A job of fewer than six steps is
 not scored first: it sends the best ranks of its plain training. The authors freeze the classifier at a common random
-value: ``train_head`` trains and averages it. Their Laplace noise is not a promise over 50 rounds and is not offered.
+value (here: ``lora.train_head: false``). Their Laplace noise is not a promise over 50 rounds and is not offered.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class LoRAA2Rule(LocalRule):
 
     def trains(self, name: str, round_: int) -> bool:
         kind = factor(name)
-        return self.config.train_head if kind == "head" else kind == ("B" if round_ % 2 == 0 else "A")
+        return kind in ("head", "B" if round_ % 2 == 0 else "A")
 
     def lr_scale(self, name: str) -> float:
         return self.config.lr_ratio if factor(name) == "B" else 1.0
@@ -79,15 +79,14 @@ class LoRAA2(FedAvg):
     class Config(registry.Config):
         lr_ratio: float = Field(5.0, gt=0, description="learning rate of B over that of A")
         scoring: float = Field(1 / 6, ge=0, lt=1, description="share of the local steps that score ranks")
-        train_head: bool = False
 
     codecs = ("sparse",)
     sheet = Sheet(
         title="LoRA-A2 (alternating, adaptive ranks)",
         source="2410.22815, Algorithms 1 and 2",
-        trains="chosen ranks of B in even rounds, of A in odd ones",
-        up="chosen ranks",
-        down="the factor that changed",
+        trains="chosen ranks of B in even rounds, of A in odd ones; head",
+        up="chosen ranks, head",
+        down="the factor that changed, head",
         exact="yes",
         state="none",
         mixed_ranks=True,

@@ -76,6 +76,14 @@ def test_dp_is_refused_with_the_methods_own_reason(tmp_path: Path) -> None:
     assert check([path], families) == []
 
 
+def test_a_model_without_a_head_has_none_to_freeze(tmp_path: Path) -> None:
+    lora = {"lora": "{r: 8, train_head: false}"}
+    assert shown(problems(tmp_path, **lora)) == [
+        "5:14: lora.train_head: a causal_lm answers in words and has no head; remove train_head"
+    ]
+    assert problems(tmp_path, model="{kind: embedded, task: sequence_classification}", **lora) == []
+
+
 def test_where_banks_send_at_their_own_pace_none_is_sampled(tmp_path: Path) -> None:
     asynchronous = {"strategy": "{kind: fedbuff, concurrency: 4}"}
     assert shown(problems(tmp_path, client_fraction="0.5", **asynchronous)) == [

@@ -4,7 +4,7 @@ import torch
 
 from fedsim.core.adapter import product
 from fedsim.strategies import STRATEGIES
-from tests.strategies.toy import HEAD, SHAPES, Local, close, ended, exchange_all, infos, new_adapter, new_banks
+from tests.strategies.toy import SHAPES, Local, close, ended, exchange_all, infos, new_adapter, new_banks
 
 
 def test_the_product_is_kept_and_a_has_orthonormal_rows() -> None:
@@ -29,15 +29,6 @@ def test_a_zero_product_leaves_a_usable() -> None:
     state = strategy.aggregate(state, exchange_all(strategy, state, banks, {}, Local(num_steps=0)))
     a = state.adapter.tensors["q.A"]
     assert close(a @ a.T, torch.eye(2, dtype=torch.float64))
-
-
-def test_the_head_is_frozen_unless_asked_for() -> None:
-    banks = new_banks()
-    for train_head in (False, True):
-        strategy = STRATEGIES.create("fedsvd", {"train_head": train_head})
-        state = strategy.init(new_adapter(), infos(banks), seed=1)
-        (one, *_) = exchange_all(strategy, state, banks, {}, Local())
-        assert (HEAD in one.update.delta) == train_head
 
 
 def test_a_rank_above_the_layers_smaller_side_keeps_rows_that_can_train() -> None:
