@@ -129,6 +129,8 @@ class RunStore:
         if found is None:
             return None
         self._require_ledger(found)
+        if not found.head:
+            self._rounds.adopt(found, self._beside())
         self._manifest = found.manifest
         return saved_from(found.files), self._rows(found.round), found.notes
 
@@ -146,10 +148,18 @@ class RunStore:
     def commit(self, row: RoundRow) -> None:
         if self._staged is None or self._staged.round != row.round:
             raise ValueError(f"round {row.round} is not staged")
-        self._journal.append({"kind": "round", "manifest": self._staged.manifest, "row": asdict(row)})
-        anchor = {"records": len(self.ledger.records), "sha256": self.ledger.digest()}
-        self._rounds.commit(self._staged, {"epoch": self._plan.fence.epoch, "ledger": anchor})
+        try:
+            self._journal.append({"kind": "round", "manifest": self._staged.manifest, "row": asdict(row)})
+        except CheckpointError:
+            self._rounds.discard(self._staged)
+            raise
+        self._rounds.commit(self._staged, self._beside())
         self._manifest, self._staged = self._staged.manifest, None
+
+    def _beside(self) -> dict[str, object]:
+        """What HEAD holds beside the round: how long the ledger was, so that lines that vanish are missed."""
+        anchor = {"records": len(self.ledger.records), "sha256": self.ledger.digest()}
+        return {"epoch": self._plan.fence.epoch, "ledger": anchor}
 
     def note(self, failed: Failed) -> None:
         self._journal.append({"kind": "failed", "failed": asdict(failed)})

@@ -46,6 +46,7 @@ class Found:
 
     round: int
     manifest: str
+    previous: str
     files: Mapping[str, bytes]
     notes: tuple[str, ...] = ()
     head: Mapping[str, Any] = field(default_factory=dict)
@@ -107,6 +108,19 @@ class Rounds:
             self._clear(staged.place)
             raise refusal(error, final, disk, staged.num_bytes) from error
 
+    def adopt(self, found: Found, extra: Mapping[str, object]) -> None:
+        """Write HEAD again, where it was lost, for a round that was found without it."""
+        self._guard()
+        head = {"round": found.round, "manifest": found.manifest, "previous": found.previous, **extra}
+        try:
+            replace_file(self._disk, self.folder / HEAD, f"{json.dumps(head)}\n".encode())
+        except OSError as error:
+            raise refusal(error, self.folder / HEAD, self._disk) from error
+
+    def discard(self, staged: Staged) -> None:
+        """Give up a staged round, as far as the disk allows."""
+        self._clear(staged.place)
+
     def _clear(self, place: Path) -> None:
         try:
             if place.name in self._disk.names(place.parent):
@@ -143,11 +157,11 @@ class Rounds:
             if notes and not fallback:
                 break
             try:
-                number, manifest, files = self._verified(name, known.get(name))
+                number, manifest, previous, files = self._verified(name, known.get(name))
             except _Damage as damage:
                 notes.append(str(damage))
                 continue
-            return Found(number, manifest, files, tuple(notes), head or {})
+            return Found(number, manifest, previous, files, tuple(notes), head or {})
         told = "; ".join(notes)
         if notes and not fallback:
             raise CheckpointError(f"{self.folder}: {told}; without --no-fallback an older round would be looked for")
@@ -163,7 +177,7 @@ class Rounds:
         except (ValueError, KeyError, TypeError):
             return None, [f"{HEAD} is not readable"]
 
-    def _verified(self, name: str, wanted: str | None) -> tuple[int, str, dict[str, bytes]]:
+    def _verified(self, name: str, wanted: str | None) -> tuple[int, str, str, dict[str, bytes]]:
         place = self.folder / ROUNDS / name
         here, there = f"{ROUNDS}/{name}", set(self._disk.names(place))
         if MANIFEST not in there:
@@ -174,7 +188,7 @@ class Rounds:
             raise _Damage(f"{here}/{MANIFEST} is not the one that was committed")
         try:
             manifest = json.loads(raw)
-            number, listed = int(manifest["round"]), dict(manifest["files"])
+            number, previous, listed = int(manifest["round"]), str(manifest["previous"]), dict(manifest["files"])
         except (ValueError, KeyError, TypeError) as error:
             raise _Damage(f"{here}/{MANIFEST} is not readable") from error
         if manifest.get("format") != FORMAT:
@@ -183,7 +197,8 @@ class Rounds:
             raise _Damage(f"{here}/{MANIFEST} is of round {number}")
         for extra in sorted(there - set(listed) - {MANIFEST}):
             raise _Damage(f"{here}/{extra} does not belong there")
-        return number, digest, {file: self._checked(place / file, entry, there) for file, entry in listed.items()}
+        files = {file: self._checked(place / file, entry, there) for file, entry in listed.items()}
+        return number, digest, previous, files
 
     def _checked(self, path: Path, entry: Mapping[str, Any], there: set[str]) -> bytes:
         here = f"{ROUNDS}/{path.parent.name}/{path.name}"

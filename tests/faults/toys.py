@@ -8,13 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedsim.codecs import pipeline
+from fedsim.core.errors import BudgetError
 from fedsim.core.events import Event
 from fedsim.engine.driver import Driver
 from fedsim.engine.plan import Plan
 from fedsim.engine.pool import InlinePool
 from fedsim.engine.resources import Actors
 from fedsim.engine.store import StorePlan
+from fedsim.privacy.ledger import Ledger
 from fedsim.records.lock import acquire
+from fedsim.records.wal import Log
 from tests.engine import fakes
 
 
@@ -37,8 +40,14 @@ def run(toy: Plan) -> list[Event]:
 
 
 def hashes(folder: Path) -> list[str]:
-    """Of the manifests of the committed rounds: equal for runs of the same bits."""
-    manifests = sorted((folder / "rounds").glob("[0-9]*/MANIFEST.json"))
+    """Of the manifests of the two newest rounds: equal for runs of the same bits."""
+    manifests = sorted((folder / "rounds").glob("[0-9]*/MANIFEST.json"))[-2:]
     assert manifests
     assert json.loads((folder / "HEAD").read_text())["round"] == int(manifests[-1].parent.name)
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in manifests]
+
+
+def charged(folder: Path) -> dict[str, list[int]]:
+    """By bank the rounds (from 1) that it was charged for, as often as it was."""
+    ledger = Ledger(log=Log(folder / "ledger.wal", BudgetError))
+    return {bank: ledger.rounds(bank) for bank in fakes.BANKS}
