@@ -14,9 +14,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from fedsim import __version__, stopping
+from fedsim import options as opt
 from fedsim.core.errors import FedsimError, ScenarioError, Stopped
 from fedsim.core.events import Event
-from fedsim.options import Changes, EndFormat, Fallback, File, Format, InProcess, NewNoise, Quiet, Resuming, Steal
 
 app = typer.Typer(
     help="Federated LoRA fine-tuning across banks, simulated on Ray.",
@@ -55,26 +55,21 @@ def check(files: Annotated[list[Path], typer.Argument(help="Scenario files.", me
 
 @app.command()
 def run(
-    file: File,
-    changes: Changes = None,
+    file: opt.File,
+    changes: opt.Changes = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Run or grid directory. Default: one in results/runs.")
     ] = None,
-    format_: EndFormat = Format.TEXT,
-    quiet: Quiet = False,
-    inline: InProcess = False,
-    check_nodes: Annotated[
-        bool, typer.Option("--check-nodes", help="Start only if every node has the data, the model and the directory.")
-    ] = False,
-    data_roots: Annotated[
-        list[Path] | None, typer.Option("--data-root", metavar="DIR", help="Read nothing outside; repeatable.")
-    ] = None,
-    resuming: Annotated[
-        Resuming, typer.Option("--resume", help="auto: go on with the run that DIR holds, if it holds one.")
-    ] = Resuming.NEVER,
-    steal_lock: Steal = False,
-    fallback: Fallback = True,
-    new_noise: NewNoise = False,
+    format_: opt.EndFormat = opt.Format.TEXT,
+    quiet: opt.Quiet = False,
+    inline: opt.InProcess = False,
+    check_nodes: opt.CheckNodes = False,
+    data_roots: opt.DataRoots = None,
+    resuming: opt.ResumeOption = opt.Resuming.NEVER,
+    steal_lock: opt.Steal = False,
+    fallback: opt.Fallback = True,
+    new_noise: opt.NewNoise = False,
+    log: opt.LogFile = None,
 ) -> None:
     """Train across banks as a scenario says, and write a run directory.
 
@@ -84,34 +79,38 @@ def run(
     from fedsim.build.resume import Resume
     from fedsim.build.run import run as events_of
 
-    how = Resume(resuming is Resuming.AUTO, False, steal_lock, fallback, new_noise)
-    _show(events_of(file, changes or (), out, inline, check_nodes, data_roots or (), how), format_, quiet)
+    how = Resume(resuming is opt.Resuming.AUTO, False, steal_lock, fallback, new_noise)
+    _show(events_of(file, changes or (), out, inline, check_nodes, data_roots or (), how), format_, quiet, log)
 
 
 @app.command()
 def resume(
     folder: Annotated[Path, typer.Argument(help="Run directory.", metavar="DIR")],
-    changes: Changes = None,
-    format_: EndFormat = Format.TEXT,
-    quiet: Quiet = False,
-    inline: InProcess = False,
-    steal_lock: Steal = False,
-    fallback: Fallback = True,
-    new_noise: NewNoise = False,
+    changes: opt.Changes = None,
+    format_: opt.EndFormat = opt.Format.TEXT,
+    quiet: opt.Quiet = False,
+    inline: opt.InProcess = False,
+    steal_lock: opt.Steal = False,
+    fallback: opt.Fallback = True,
+    new_noise: opt.NewNoise = False,
+    log: opt.LogFile = None,
 ) -> None:
     """Go on with a run that was stopped or killed, to the bits that it would have come to."""
     from fedsim.build.resume import Resume
     from fedsim.build.run import resume as events_of
 
     how = Resume(True, True, steal_lock, fallback, new_noise)
-    _show(events_of(folder, changes or (), inline, how), format_, quiet)
+    _show(events_of(folder, changes or (), inline, how), format_, quiet, log)
 
 
-def _show(events: Generator[Event, None, None], format_: Format, quiet: bool) -> None:
+def _show(
+    events: Generator[Event, None, None], format_: opt.Format, quiet: bool = False, log: str | None = None
+) -> None:
+    from fedsim.log import logged
     from fedsim.view import show
 
-    with closing(events):
-        finished = show(events, format_ is Format.JSON, quiet, sys.stdout, sys.stderr)
+    with closing(logged(events, log) if log else events) as shown:
+        finished = show(shown, format_ is opt.Format.JSON, quiet, sys.stdout, sys.stderr)
     if finished.exit_code:
         raise typer.Exit(finished.exit_code)
 
@@ -120,15 +119,16 @@ def _show(events: Generator[Event, None, None], format_: Format, quiet: bool) ->
 def submit(
     file: Annotated[Path, typer.Argument(help="Scenario file: the only file that is sent.", metavar="FILE")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Run directory: an absolute path that all nodes share.")],
-    changes: Changes = None,
-    address: Annotated[str | None, typer.Option(metavar="URL", help="The cluster, e.g. http://127.0.0.1:8265.")] = None,
+    changes: opt.Changes = None,
+    address: opt.Address = None,
     attempt: Annotated[int, typer.Option(min=1, help="2, 3, ...: send the same run again; it goes on.")] = 1,
+    steal_lock: opt.Steal = False,
     run: Annotated[bool, typer.Option("--run/--print", help="Send the job, or print the command that does.")] = False,
 ) -> None:
     """Send a run to a Ray cluster as a job, or print the `ray job submit` command that does."""
     from fedsim.submit import send, submission
 
-    job = submission(file, changes or (), out, attempt)
+    job = submission(file, changes or (), out, attempt, steal_lock)
     if run:
         send(job, address)
     typer.echo(job.id if run else job.command(address))
@@ -137,23 +137,18 @@ def submit(
 @app.command()
 def watch(
     target: Annotated[str, typer.Argument(help="Run directory, or a job's name.", metavar="DIR|JOB")],
-    address: Annotated[str | None, typer.Option(metavar="URL", help="The job's cluster.")] = None,
+    address: opt.Address = None,
     once: Annotated[bool, typer.Option("--once", help="Show what a run directory tells now, and end.")] = False,
-    format_: Annotated[
-        Format, typer.Option("--format", help="json: a run's summary as the only line of stdout, progress on stderr.")
-    ] = Format.TEXT,
+    format_: opt.EndFormat = opt.Format.TEXT,
 ) -> None:
     """Show a run that goes on elsewhere; ends with the job's exit code, or with 0 if the run came to its end."""
-    from fedsim.view import show, show_lines
+    from fedsim.view import show_lines
     from fedsim.watch import is_folder, watch_job
     from fedsim.watch import watch as events_of
 
     if is_folder(target):
-        with closing(events_of(Path(target), once)) as events:
-            code = show(events, format_ is Format.JSON, False, sys.stdout, sys.stderr).exit_code
-    else:
-        code = show_lines(watch_job(target, address), sys.stdout)
-    if code:
+        _show(events_of(Path(target), once), format_)
+    elif code := show_lines(watch_job(target, address), sys.stdout):
         raise typer.Exit(code)
 
 
@@ -177,9 +172,9 @@ def methods(
 
 @app.command()
 def inspect(
-    file: File,
-    changes: Changes = None,
-    format_: Annotated[Format, typer.Option("--format", help="How the numbers are written.")] = Format.TEXT,
+    file: opt.File,
+    changes: opt.Changes = None,
+    format_: Annotated[opt.Format, typer.Option("--format", help="How the numbers are written.")] = opt.Format.TEXT,
     pictures: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write pictures (SVG) there.")] = None,
     embeddings: Annotated[
         bool, typer.Option("--embeddings", help="Also how the base model sees the texts: it is loaded for this.")
@@ -190,7 +185,7 @@ def inspect(
     from fedsim.build.inspect import inspect as inspected
 
     splits = inspected(file, changes or (), embeddings)
-    typer.echo(as_json(splits) if format_ is Format.JSON else as_text(splits))
+    typer.echo(as_json(splits) if format_ is opt.Format.JSON else as_text(splits))
     if pictures is not None:
         for path in save_pictures(splits, pictures):
             typer.echo(f"written: {path}", err=True)
@@ -198,16 +193,16 @@ def inspect(
 
 @app.command()
 def plan(
-    file: File,
-    changes: Changes = None,
-    format_: Annotated[Format, typer.Option("--format", help="How the numbers are written.")] = Format.TEXT,
+    file: opt.File,
+    changes: opt.Changes = None,
+    format_: Annotated[opt.Format, typer.Option("--format", help="How the numbers are written.")] = opt.Format.TEXT,
 ) -> None:
     """Show what a scenario will cost in privacy at every bank, and what is not protected, without training."""
     from fedsim.build.plan import as_json, as_text
     from fedsim.build.plan import plan as planned
 
     told = planned(file, changes or ())
-    typer.echo(as_json(told) if format_ is Format.JSON else as_text(told))
+    typer.echo(as_json(told) if format_ is opt.Format.JSON else as_text(told))
 
 
 class Rendering(StrEnum):
@@ -256,14 +251,14 @@ def report(
 @app.command()
 def doctor(
     clean: Annotated[bool, typer.Option("--clean", help="End processes of killed runs, remove their folders.")] = False,
-    format_: Annotated[Format, typer.Option("--format", help="How the findings are written.")] = Format.TEXT,
+    format_: Annotated[opt.Format, typer.Option("--format", help="How the findings are written.")] = opt.Format.TEXT,
 ) -> None:
     """Look whether fedsim can work here, and for what killed runs have left behind."""
     from fedsim.build.doctor import as_rows, as_text, exit_code
     from fedsim.build.doctor import doctor as examined
 
     findings = examined(clean)
-    typer.echo(json.dumps(as_rows(findings)) if format_ is Format.JSON else as_text(findings))
+    typer.echo(json.dumps(as_rows(findings)) if format_ is opt.Format.JSON else as_text(findings))
     raise typer.Exit(exit_code(findings))
 
 

@@ -30,6 +30,9 @@ class Resuming(StrEnum):
     AUTO = "auto"
 
 
+ResumeOption = Annotated[
+    Resuming, typer.Option("--resume", help="auto: go on with the run that DIR holds, if it holds one.")
+]
 Steal = Annotated[
     bool, typer.Option("--steal-lock", help="Take a run directory that a process on another machine has locked.")
 ]
@@ -39,3 +42,13 @@ Fallback = Annotated[
 NewNoise = Annotated[
     bool, typer.Option("--new-noise", help="Go on without the noise key of the run; an unfinished round pays again.")
 ]
+LogFile = Annotated[
+    str | None, typer.Option("--log", metavar="FILE", help="Also write every event as a line of JSON; - is stderr.")
+]
+CheckNodes = Annotated[
+    bool, typer.Option("--check-nodes", help="Start only if every node has the data, the model and the directory.")
+]
+DataRoots = Annotated[
+    list[Path] | None, typer.Option("--data-root", metavar="DIR", help="Read nothing outside; repeatable.")
+]
+Address = Annotated[str | None, typer.Option(metavar="URL", help="The cluster, e.g. http://127.0.0.1:8265.")]

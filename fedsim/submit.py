@@ -39,11 +39,11 @@ class Submission:
         return shlex.join([*words, "--", *shlex.split(self.entrypoint)])
 
 
-def submission(file: Path, changes: Sequence[str], out: Path, attempt: int = 1) -> Submission:
+def submission(file: Path, changes: Sequence[str], out: Path, attempt: int = 1, steal_lock: bool = False) -> Submission:
     """The job that runs a scenario file with ``key=value`` changes into ``out``, a directory that all nodes share.
 
-    An attempt above 1 goes on with what an earlier one left. ScenarioError with every problem of the file, and for
-    paths that no node can find.
+    An attempt above 1 goes on with what an earlier one left; ``steal_lock`` where that ran on a head that is gone.
+    ScenarioError with every problem of the file, and for paths that no node can find.
     """
     runs = load_grid(file, changes)
     problems = [problem for run in runs for problem in _local_paths(run)]
@@ -55,6 +55,7 @@ def submission(file: Path, changes: Sequence[str], out: Path, attempt: int = 1) 
     digest = hashlib.sha256("".join(run.scenario.digest() for run in runs).encode()).hexdigest()
     root, inside = _root(file)
     words = ["fedsim", "run", inside.as_posix(), "--out", str(out), "--resume", "auto", "--check-nodes"]
+    words += ["--steal-lock"] if steal_lock else []
     for change in changes:
         words += ["--set", change]
     name = runs[0].scenario.name

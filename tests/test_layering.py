@@ -20,6 +20,7 @@ LAYERS = {
     "train": 2,
     "engine": 3,
     "build": 4,
+    "log": 5,
     "methods": 5,
     "options": 5,
     "stopping": 5,

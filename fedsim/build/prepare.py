@@ -133,6 +133,7 @@ class Job:
     plan: Plan
     make_client: ClientFactory
     actors: Actors
+    bank_gauges: bool = False
 
     @property
     def cohort(self) -> int:
@@ -218,7 +219,7 @@ def make_job(scenario: Scenario, material: Material, run_dir: str, exports: bool
         local=local,
         threads=actors.threads,
     )
-    return Job(plan, ClientFactory(trainer, rule, upload, bank_side(plan.secure_sum)), actors)
+    return Job(plan, ClientFactory(trainer, rule, upload, bank_side(plan.secure_sum)), actors, resources.bank_gauges)
 
 
 def notes(scenario: Scenario, material: Material, mechanisms: list[Mechanism]) -> tuple[str, ...]:

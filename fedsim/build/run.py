@@ -195,10 +195,16 @@ class OnRay:
     def events(self, job: Job) -> Generator[Event, None, None]:
         from fedsim.engine.remote import RemoteDriver
 
-        actors = self._up(job).wait(job.actors, job.cohort)
+        cluster = self._up(job)
+        actors = cluster.wait(job.actors, job.cohort)
         if self._driver is None:
             self._driver = RemoteDriver()
-        yield from self._driver.events(job.plan, job.make_client, actors)
+        events = self._driver.events(job.plan, job.make_client, actors)
+        if not cluster.is_private and job.plan.exports:  # a baseline would overwrite its run's numbers
+            from fedsim.engine.gauges import gauged
+
+            events = gauged(events, job.bank_gauges)
+        yield from events
 
     def _up(self, job: Job) -> Cluster:
         from fedsim.engine.cluster import Cluster

@@ -202,6 +202,7 @@ class Resources(Section):
         default="auto", description="banks that one actor trains together as a cohort"
     )
     num_actors: int | None = Field(default=None, ge=1, description="actors; null: as many as banks and cluster allow")
+    bank_gauges: bool = Field(default=False, description="on a cluster, export metrics of banks under their names")
 
 
 class Failures(Section):

@@ -49,6 +49,11 @@ class Cluster:
             self._options = {"address": self._address, "log_to_driver": False, "logging_level": logging.CRITICAL}
         self._thread.start()
 
+    @property
+    def is_private(self) -> bool:
+        """Whether the session was started here and ends here."""
+        return "_temp_dir" in self._options
+
     def wait(self, actors: Actors, cohort: int) -> Actors:
         """The actors as the cluster can hold them, once it is up. May be asked again for another run."""
         self._up.wait()
@@ -80,7 +85,7 @@ class Cluster:
         self._up.set()
         self._down.wait()
         ray.shutdown()
-        if "_temp_dir" in self._options:
+        if self.is_private:
             shutil.rmtree(os.path.dirname(self._options["_temp_dir"]), ignore_errors=True)
 
     def __enter__(self) -> Cluster:

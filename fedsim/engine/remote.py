@@ -5,7 +5,7 @@ The driver actor creates the client actors and so owns them: when it ends, for w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -57,7 +57,9 @@ class RemoteDriver:
     def __init__(self) -> None:
         self._handle: Any = None
 
-    def events(self, plan: Plan, make_client: Callable[[], ClientActor], actors: Actors) -> Iterator[Event]:
+    def events(
+        self, plan: Plan, make_client: Callable[[], ClientActor], actors: Actors
+    ) -> Generator[Event, None, None]:
         """The events of a run. Closing the iterator early ends the driver and its actors."""
         if self._handle is None:
             self._handle = start(_DriverProcess, 0, 0, here=True)  # it writes the run directory

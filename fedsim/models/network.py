@@ -52,6 +52,11 @@ def as_model_errors(model_id: str) -> Iterator[None]:
         if "ignore_mismatched_sizes" in reason:
             reason = "its weights do not have the shapes that config.json says"
         raise ModelError(f"model {model_id!r} cannot be loaded: {reason}") from error
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        # the tokenizers library has no errors of its own
+        raise ModelError(f"the tokenizer of {model_id!r} cannot be loaded: {error}") from error
 
 
 def check_folder(folder: Path) -> None:

@@ -68,7 +68,7 @@ def test_a_run_that_ends_gives_0_and_gets_its_arguments(folder: Path) -> None:
     calls = (folder / "calls").read_text().splitlines()
     assert calls[:5] == ["symmetric-run", "--address", "node1:6379", "--min-nodes", "3"]
     run = calls[len(calls) - calls[::-1].index("run") - 1 :]
-    options = ["--out", str(folder / "run"), "--resume", "auto", "--check-nodes"]
+    options = ["--out", str(folder / "run"), "--resume", "auto", "--steal-lock", "--check-nodes"]
     assert run == ["run", "/shared/scenario.yaml", *options]
 
 
