@@ -103,6 +103,20 @@ def skipped_banks(plan: Plan) -> Iterator[Finding]:
         yield ("failures", "policy"), message, CONFIG
 
 
+def sum_alone(plan: Plan) -> Iterator[Finding]:
+    """Where banks' noise protects their sum alone, nobody may see a summand, and every value needs its noise."""
+    scenario, kind = plan.scenario, plan.scenario.privacy.kind
+    if not plan.families["privacy"][kind].needs_sum:
+        return
+    if not plan.families["secure_aggregation"][scenario.secure_aggregation.kind].active:
+        active = ", ".join(name for name, cls in plan.families["secure_aggregation"].items() if cls.active)
+        message = f"{kind!r} protects the sum of the banks' updates alone; set secure_aggregation to {active}"
+        yield ("privacy", "kind"), message, CONFIG
+    if scenario.upload:
+        message = f"the noise of {kind!r} is that of whole updates on a grid of its own; remove upload"
+        yield ("upload",), message, CONFIG
+
+
 def sends_all(config: Config) -> bool:
     """Whether banks of a method with sparse messages (FLASC) send all that they train, and train the same."""
     lossless = getattr(config, "density_decay", 1) == 1 or getattr(config, "mode", "dense") != "dense"
@@ -216,6 +230,7 @@ CHECKS: tuple[Callable[[Plan], Iterator[Finding]], ...] = (
     secure_sums,
     frozen_head,
     own_pace,
+    sum_alone,
     plain_sgd,
     rate_that_ends_at_zero,
     adapters,

@@ -52,7 +52,7 @@ def plan_of(scenario: Scenario, mechanisms: Sequence[Mechanism]) -> Plan:
     actors = Actors(scenario.resources.num_actors, banks_per_actor=scenario.resources.banks_per_actor)
     banks = {mechanism.plan.name: _bank(mechanism) for mechanism in mechanisms}
     epsilons = [bank["epsilon"] for bank in banks.values()]
-    open_ = ALWAYS_OPEN if first.central else (AS_WEIGHTS, *ALWAYS_OPEN)
+    open_ = ALWAYS_OPEN if first.central or first.needs_sum else (AS_WEIGHTS, *ALWAYS_OPEN)
     return {
         "scenario": scenario.name,
         "mechanism": scenario.privacy.kind,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedsim.build.secure import bank_side, secure_sum
+from fedsim.build.secure import bank_side, num_summed, secure_sum
 from fedsim.build.split import divide, leaks, needed, test_rows, training_banks
 from fedsim.codecs import CODECS, Codec, Sparsifier, pipeline
 from fedsim.core.errors import PrivacyConfigError, Problem, ScenarioError, blaming
@@ -190,7 +190,7 @@ def make_job(scenario: Scenario, material: Material, run_dir: str, exports: bool
         curator=type(next(iter(mechanisms.values()))).curator(mechanisms),
         notes=notes(scenario, material, list(mechanisms.values())) if num_rounds and exports else (),
         failures=scenario.failures,
-        secure_sum=secure_sum(scenario, strategy, len(banks)),
+        secure_sum=secure_sum(scenario, strategy, list(mechanisms.values())),
         exports=exports,
     )
     resources = scenario.resources
@@ -253,6 +253,7 @@ def bank_plans(
                 num_units=None if units is None else len(np.unique(units[bank.train])),
                 num_banks=len(banks),
                 bank_rate=scenario.client_fraction,
+                num_summed=num_summed(scenario, len(banks)),
                 sampling=train.sampling,
             )
         )

@@ -3,39 +3,52 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from fedsim.codecs import CODECS, Sparsifier
 from fedsim.core.errors import Problem, ScenarioError
 from fedsim.core.scenario import Scenario
 from fedsim.engine.secure import BankSide, Terms
-from fedsim.secagg import PROTOCOLS
+from fedsim.privacy import Mechanism
+from fedsim.secagg import PROTOCOLS, Grid
 from fedsim.secagg.base import LEAST_BANKS
 from fedsim.secagg.primitives import KEY_BYTES
 from fedsim.strategies import Strategy
 
 
-def secure_sum(scenario: Scenario, strategy: Strategy, num_banks: int) -> Terms | None:
+def in_a_round(scenario: Scenario, num_banks: int) -> int:
+    return max(1, round(scenario.client_fraction * num_banks))
+
+
+def num_summed(scenario: Scenario, num_banks: int) -> int:
+    """Banks of which the server sees the sum at the least."""
+    kind, knobs = scenario.secure_aggregation.kind, scenario.secure_aggregation.knobs
+    return PROTOCOLS.create(kind, knobs).least(in_a_round(scenario, num_banks)) if PROTOCOLS[kind].active else 1
+
+
+def secure_sum(scenario: Scenario, strategy: Strategy, mechanisms: Sequence[Mechanism]) -> Terms | None:
     """How updates are summed; None where the server sees them. ScenarioError when a round has too few banks."""
     kind = scenario.secure_aggregation.kind
     if not PROTOCOLS[kind].active:
         return None
     protocol = PROTOCOLS.create(kind, scenario.secure_aggregation.knobs)
-    num_banks = max(1, round(scenario.client_fraction * num_banks))
+    num_banks = in_a_round(scenario, len(mechanisms))
     if num_banks < LEAST_BANKS:
-        message = (
-            f"in a sum of {num_banks} banks each can tell the others' part; have at least {LEAST_BANKS} in a round"
-        )
+        remedy = f"have at least {LEAST_BANKS} in a round"
+        message = f"in a sum of {num_banks} banks each can tell the others' part; {remedy}"
         raise ScenarioError([Problem("", "secure_aggregation", message)])
+    given = mechanisms[0].grid
+    grid = Grid(*given, exact=True) if given else protocol.grid
     try:
-        protocol.grid.ring_bits(num_banks)
+        grid.ring_bits(num_banks)
     except OverflowError as error:
         raise ScenarioError([Problem("", "secure_aggregation.bits", str(error))]) from error
     sparsifiers = tuple(CODECS.create(stage.kind, stage.knobs) for stage in scenario.upload)
     return Terms(
         protocol=protocol,
-        grid=protocol.grid,
+        grid=grid,
         sparsifiers=tuple(stage for stage in sparsifiers if isinstance(stage, Sparsifier)),
-        equal_weights=strategy.sheet.equal_weights,
+        equal_weights=strategy.sheet.equal_weights or grid.exact,
     )
 
 

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from fedsim.core.adapter import AdapterState, Tensors
 from fedsim.core.scenario import Sampling
+
+Noise = Literal["gaussian", "discrete"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +62,15 @@ class TrainJob:
 class Spend:
     """Privacy paid by one bank in one round: ``num_steps`` Gaussian releases over units that were sampled.
 
-    ``noise_multiplier`` is the noise's deviation over the distance that one protected unit can move a release.
+    ``noise_multiplier`` is the noise's deviation over the distance that one protected unit can move a release. Discrete
+    noise is known to be at most as revealing as Gaussian noise of the same multiplier in its Renyi divergence alone.
     """
 
     noise_multiplier: float
     sample_rate: float
     num_steps: int
     sampling: Sampling = "poisson"
+    noise: Noise = "gaussian"
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,7 +169,7 @@ class SecureUplink(Uplink):
             elif name not in {exchange.update.bank for exchange in exchanges}:
                 (failure,) = failed(gone, played.round, [name], 0, "skip")
                 missing[name] = Missing(failure, played.deliveries[name].num_bytes + down, up)
-        return Gathered(exchanges, missing)
+        return replace(gathered, exchanges=exchanges, missing=missing)
 
     def _step(self, step: Step, messages: Mapping[int, tuple[bytes, ...]]) -> dict[int, bytes]:
         """Every bank's next message."""

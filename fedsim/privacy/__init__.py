@@ -9,6 +9,7 @@ from fedsim.privacy.base import BankPlan, Curator, Mechanism, Terms
 from fedsim.privacy.batch_clip_gaussian import BatchClipGaussian
 from fedsim.privacy.dp_bank_adaptive import DPBankAdaptive
 from fedsim.privacy.dp_bank_central import DPBankCentral
+from fedsim.privacy.dp_bank_distributed import DPBankDistributed
 from fedsim.privacy.dp_bank_local import DPBankLocal
 from fedsim.privacy.dp_sgd import DPSGD
 from fedsim.privacy.dp_sgd_customer import DPSGDCustomer
@@ -23,6 +24,7 @@ MECHANISMS: Registry[Mechanism] = Registry(
         "batch_clip_gaussian": BatchClipGaussian,
         "dp_bank_adaptive": DPBankAdaptive,
         "dp_bank_central": DPBankCentral,
+        "dp_bank_distributed": DPBankDistributed,
         "dp_bank_local": DPBankLocal,
         "dp_sgd": DPSGD,
         "dp_sgd_customer": DPSGDCustomer,

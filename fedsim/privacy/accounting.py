@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import astuple, replace
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -47,11 +47,12 @@ class Bound(NamedTuple):
 
 def merged(spends: Iterable[Spend]) -> tuple[Spend, ...]:
     """Spends of the same noise and sampling as one, in sorted order; those without steps are left out."""
-    steps: dict[tuple[float, float, Sampling], int] = {}
+    steps: dict[Spend, int] = {}
     for spend in spends:
-        key = spend.noise_multiplier, spend.sample_rate, spend.sampling
+        key = replace(spend, num_steps=1)
         steps[key] = steps.get(key, 0) + spend.num_steps
-    return tuple(Spend(noise, rate, number, how) for (noise, rate, how), number in sorted(steps.items()) if number)
+    ordered = sorted(steps.items(), key=lambda item: astuple(item[0]))
+    return tuple(replace(key, num_steps=number) for key, number in ordered if number)
 
 
 def rdp_epsilon(spends: Iterable[Spend], delta: float, conversion: Literal["new", "old"] = "new") -> float:
@@ -115,6 +116,11 @@ def fixed_size_curve(noise_multiplier: float, sample_rate: float) -> np.ndarray:
     return curve
 
 
+def has_loss_distribution(spend: Spend) -> bool:
+    """Whether a worst pair of outputs is known, beside the bound of its Renyi divergence."""
+    return spend.noise == "gaussian" and (spend.sampling == "poisson" or spend.sample_rate == 1)
+
+
 def pld_epsilon(spends: Iterable[Spend], delta: float) -> Bound:
     """The smaller of the PLD bound and the RDP bound, and which of the two it is.
 
@@ -127,8 +133,7 @@ def pld_epsilon(spends: Iterable[Spend], delta: float) -> Bound:
 @lru_cache(maxsize=4096)
 def _pld_epsilon(total: tuple[Spend, ...], delta: float) -> Bound:
     fallback = Bound(rdp_epsilon(total, delta), "rdp")
-    unknown = any(spend.sampling == "fixed" and spend.sample_rate < 1 for spend in total)
-    if unknown or not 0 < fallback.epsilon <= PLD_CEILING:
+    if not all(map(has_loss_distribution, total)) or not 0 < fallback.epsilon <= PLD_CEILING:
         return fallback
 
     from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent

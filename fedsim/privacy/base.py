@@ -67,6 +67,7 @@ class BankPlan:
     num_banks: int = 1
     bank_rate: float = 1.0  # share of the banks that takes part in a round
     sampling: Sampling = "poisson"  # of rows in a step
+    num_summed: int = 2  # banks whose sum is opened at the least, under secure aggregation
 
     @property
     def sample_rate(self) -> float:
@@ -105,6 +106,7 @@ class Mechanism(ABC):
     per_batch: ClassVar[bool] = False  # the batch's mean gradient is clipped as a whole
     per_update: ClassVar[bool] = False  # the update is clipped as a whole; nothing else may leave the bank
     central: ClassVar[bool] = False  # a trusted server adds the noise: there is a curator
+    needs_sum: ClassVar[bool] = False  # only the sum of several banks' updates is protected
     promise: ClassVar[str] = ""  # who is protected from whom, one sentence for the user
 
     def __init__(self, config: Any, plan: BankPlan) -> None:
@@ -134,6 +136,11 @@ class Mechanism(ABC):
     @property
     def rows_per_unit(self) -> int | None:
         """Rows that a drawn customer brings to a step at most; None where every row is a unit of its own."""
+        return None
+
+    @property
+    def grid(self) -> tuple[float, int] | None:
+        """(step, largest multiple to be expected) where ``release`` gives multiples of a step; banks weigh the same."""
         return None
 
     @property

@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import Field, TypeAdapter, ValidationError
 
 from fedsim.core.errors import BudgetError
-from fedsim.core.messages import Spend
+from fedsim.core.messages import Noise, Spend
 from fedsim.core.registry import Config
 from fedsim.core.scenario import Sampling
 from fedsim.privacy.accounting import Bound, bound_of, fits, largest, merged, pld_epsilon
@@ -65,6 +65,7 @@ class Price(Config):
     sample_rate: float = Field(gt=0, le=1)
     num_steps: int = Field(ge=0)
     sampling: Sampling = "poisson"
+    noise: Noise = "gaussian"
 
 
 class Intent(Config):

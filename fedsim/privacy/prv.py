@@ -29,12 +29,11 @@ def prv_epsilon(spends: Iterable[Spend], delta: float, limit_s: float = TIME_LIM
 
     Computed in a process of its own: a numerical loop inside a library can be ended in no other way.
     """
-    from fedsim.privacy.accounting import Bound, merged, rdp_epsilon
+    from fedsim.privacy.accounting import Bound, has_loss_distribution, merged, rdp_epsilon
 
     total = merged(spends)
     fallback = Bound(rdp_epsilon(total, delta), "rdp")
-    known = all(spend.sampling == "poisson" or spend.sample_rate == 1 for spend in total)
-    if not known or not 0 < fallback.epsilon < math.inf:
+    if not all(map(has_loss_distribution, total)) or not 0 < fallback.epsilon < math.inf:
         return fallback
     history = [(spend.noise_multiplier, spend.sample_rate, spend.num_steps) for spend in total]
     asked = json.dumps({"history": history, "delta": delta})

@@ -31,7 +31,7 @@ class Grid:
 
     step: float
     max_code: int
-    exact: bool = False  # values are multiples of the step already, but for the rounding of float32
+    exact: bool = False  # values are multiples of the step but for float32: none is rounded, weighted or cut off
 
     @classmethod
     def over(cls, clip: float, bits: int) -> Grid:
@@ -50,14 +50,14 @@ class Grid:
         return bits
 
     def encode(self, values: Tensor, weight: float, draws: torch.Generator) -> Tensor:
-        """(d,) int64 codes of weight * values; ``weight`` is in (0, 1]. A value that is not finite is a bug."""
-        if not 0 < weight <= 1:
+        """(d,) int64 codes of weight * values; ``weight`` is in (0, 1], on an exact grid 1. ValueError on NaN."""
+        if not (weight == 1 or (0 < weight < 1 and not self.exact)):
             raise ValueError(f"a weight must be in (0, 1], relative to the largest bank (got {weight})")
         if not bool(torch.isfinite(values).all()):
             raise ValueError("values that are not finite cannot be quantised")
-        scaled = values.double().clamp(-self.limit, self.limit) * (weight / self.step)
         if self.exact:
-            return scaled.round().long().clamp(-self.max_code, self.max_code)
+            return (values.double() / self.step).round().long()
+        scaled = values.double().clamp(-self.limit, self.limit) * (weight / self.step)
         low = scaled.floor()
         up = torch.rand(low.shape, generator=draws, dtype=torch.float64) < scaled - low
         return (low.long() + up).clamp(-self.max_code, self.max_code)

@@ -17,6 +17,7 @@ from fedsim.strategies import Sheet
 class Plug:
     Config: ClassVar[type] = NoKnobs
     per_update: ClassVar[bool] = False
+    needs_sum: ClassVar[bool] = False
 
     def __init__(self, config: Any) -> None:
         self.config = config

@@ -236,3 +236,19 @@ def test_knobs_of_masks_are_checked_where_they_stand(tmp_path: Path) -> None:
     ]
     (line,) = shown(problems(tmp_path, secure_aggregation="{kind: none, bits: 8}"))
     assert "unknown field 'bits'; it is a knob of secagg, secagg_plus" in line
+
+
+def test_noise_that_protects_a_sum_needs_one(tmp_path: Path) -> None:
+    privacy = "{kind: dp_bank_distributed, noise_multiplier: 1.0, dp_delta: 1e-5}"
+    assert shown(problems(tmp_path, privacy=privacy)) == [
+        "5:11: privacy.kind: 'dp_bank_distributed' protects the sum of the banks' updates alone; "
+        "set secure_aggregation to secagg, secagg_plus"
+    ]
+    changed = {"privacy": privacy, "secure_aggregation": "{kind: secagg}"}
+    assert problems(tmp_path, **changed) == []
+    (found,) = shown(problems(tmp_path, **changed, upload="[{kind: randk}]"))
+    assert found.endswith(
+        "the noise of 'dp_bank_distributed' is that of whole updates on a grid of its own; remove upload"
+    )
+    (found,) = shown(problems(tmp_path, **{**changed, "privacy": privacy.replace("}", ", accountant: pld}")}))
+    assert "privacy.accountant" in found

@@ -121,7 +121,15 @@ def test_the_log_names_the_bound_and_the_attempt() -> None:
             "attempt": 1,
             "inputs": "x",
             "repeatable": True,
-            "banks": {"a": {"noise_multiplier": 1.0, "sample_rate": 0.02, "num_steps": 20, "sampling": "poisson"}},
+            "banks": {
+                "a": {
+                    "noise_multiplier": 1.0,
+                    "sample_rate": 0.02,
+                    "num_steps": 20,
+                    "sampling": "poisson",
+                    "noise": "gaussian",
+                }
+            },
             "bounds": {"a": 0.5},
         }
     ]
