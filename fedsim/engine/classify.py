@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 
 from ray.exceptions import (
     ActorDiedError,
@@ -46,7 +47,7 @@ def classify(error: RayError, what: str) -> Cause:
     told = " ".join(str(error).split())
     if name == "died" and any(sign in told for sign in NODE_GONE):
         name = "node_lost"
-    message = _death(told) if name == "died" else f"{type(error).__name__}: {told}"
+    message = SHORT[name](told) if name in SHORT else f"{type(error).__name__}: {told}"
     return Cause(name, message, ends_run=isinstance(error, ENDS_RUN), detail=str(error))
 
 
@@ -54,6 +55,15 @@ def _death(told: str) -> str:
     """``process 4711 on 10.0.0.2 ended unexpectedly``; Ray's own text is a paragraph of guesses."""
     pid, ip = re.search(r"\bpid: (\d+)", told), re.search(r"\bip: (\S+)", told)
     return f"process{f' {pid[1]}' if pid else ''}{f' on {ip[1]}' if ip else ''} ended unexpectedly"
+
+
+def _memory(told: str) -> str:
+    """``Ray ended the process at 8.00GB used / 23.54GB limit``; Ray adds a page of statistics."""
+    used = re.search(r"\S+ used / \S+ limit", told)
+    return f"Ray ended the process at {used[0]} of its node" if used else "the node ran out of memory"
+
+
+SHORT: Mapping[Name, Callable[[str], str]] = {"died": _death, "out_of_memory": _memory}
 
 
 def _raised(error: RayTaskError, what: str) -> Cause:

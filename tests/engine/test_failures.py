@@ -61,6 +61,13 @@ def test_a_node_that_is_gone_is_told_from_a_process_that_is() -> None:
     assert classify(error, "x").message == "process 12 on 10.0.0.2 ended unexpectedly"
 
 
+def test_a_page_of_statistics_is_one_line() -> None:
+    page = "2 worker(s) were killed. Memory on the node (IP: ...) was 8.00GB used / 23.54GB limit (0.34)\n" + 50 * "x\n"
+    cause = classify(exceptions.OutOfMemoryError(page), "x")
+    assert cause.message == "Ray ended the process at 8.00GB used / 23.54GB limit of its node"
+    assert 50 * "x\n" in cause.detail
+
+
 @pytest.mark.parametrize(
     ("policy", "cause", "attempt", "cohort", "action"),
     [

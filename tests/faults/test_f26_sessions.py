@@ -1,0 +1,122 @@
+"""F26: the node's memory runs out. F29: object store and disk are full. F32: calls between Ray's processes are lost.
+F46: five hundred rounds. The programs are in ``tests.faults.sessions``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray import exceptions
+
+from fedsim.core.errors import ResourceError
+from fedsim.engine import slots
+from fedsim.engine.classify import classify
+from fedsim.engine.failures import Cause
+from fedsim.engine.slots import Call, Slots, State
+
+ROOT = Path(__file__).resolve().parents[2]
+CALL = Call("round 1, bank 'east'", "train", ())
+
+
+def bare(number: int) -> Slots:
+    """Slots without actors, of which nothing starts."""
+    made = Slots.__new__(Slots)
+    made._slots = [slots._Slot(State.IDLE, None, None, 0.0) for _ in range(number)]
+    made._window = number
+    return made
+
+
+def test_f29_half_as_many_calls_are_in_flight_once_and_then_the_run_ends(monkeypatch) -> None:
+    monkeypatch.setattr(slots, "kill", lambda handle: None)
+    made = bare(4)
+    full = classify(exceptions.OutOfDiskError(), CALL.what)
+
+    def fail() -> Cause:
+        slot = made._slots[0]
+        slot.state, slot.call = State.BUSY, CALL
+        return made._failed(slot, full, alive=True).cause
+
+    first = fail()
+    assert (first.passing, made._window) == (True, 2)
+    second = fail()
+    assert (second.ends_run, made._window) == (True, 2)
+    assert isinstance(second.as_error("here"), ResourceError)
+    assert "make room where Ray spills" in str(second.as_error("here"))
+
+
+def test_f29_control_no_more_calls_than_the_window_are_sent() -> None:
+    made, sent = bare(4), []
+
+    class Handle:
+        @property
+        def train(self) -> Handle:
+            return self
+
+        def options(self, num_returns: int) -> Handle:
+            return self
+
+        def remote(self) -> int:
+            sent.append(1)
+            return len(sent)
+
+    for slot in made._slots:
+        slot.handle = Handle()
+    made._window = 2
+    queue = deque([CALL] * 4)
+    made._dispatch(queue)
+    assert (len(sent), len(queue)) == (2, 2)
+    made._window = 4
+    made._dispatch(queue)
+    assert len(sent) == 4
+
+
+def in_session(name: str, folder: Path) -> dict[str, Any]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    environment |= {"HOME": str(folder), "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
+    command = f"from tests.faults.sessions import main; main({name!r}, {str(folder)!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", command], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+    )
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_f26_a_process_that_ate_the_memory_is_replaced(tmp_path) -> None:
+    found = in_session("f26", tmp_path)
+    assert ["north", 2, 1, "out_of_memory", "retry"] in found["failed"]
+    assert (found["same"], found["same_ledger"], found["error"]) == (True, True, None)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_f29_a_full_disk_ends_the_run_with_its_own_code(tmp_path) -> None:
+    found = in_session("f29", tmp_path)
+    assert {cause for _, _, _, cause, _ in found["failed"]} == {"disk_full"}
+    assert found["error"][0] == 4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_f32_lost_calls_move_no_bit(tmp_path) -> None:
+    found = in_session("f32", tmp_path)
+    assert (found["same"], found["same_ledger"], found["error"]) == (True, True, None)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_f46_five_hundred_rounds_leave_nothing_behind(tmp_path) -> None:
+    found = in_session("f46", tmp_path)
+    assert found["driver_kb_per_round"] < 50
+    assert found["actor_kb_per_round"] < 50
+    assert found["fds"][1] <= found["fds"][0] + 2
+    assert found["shared_mb"][1] <= found["shared_mb"][0] + 64
+    assert found["zombies"] == 0

@@ -1,0 +1,103 @@
+"""F33: Ctrl-C. F34: twice. F35: SIGTERM. The whole command on a Ray of its own; afterwards it is resumed.
+
+F6 and F8 are the same with SIGKILL. ``ray job stop`` is in ``test_job``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.engine import fakes
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+
+ROOT = Path(__file__).resolve().parents[2]
+SCENARIO = """
+seed: 3
+num_rounds: 12
+data: {kind: loan_book, num_banks: 4, rows_per_bank: 60}
+partition: {kind: by_column, column: bank, num_banks: 4}
+model: {kind: embedded}
+lora: {r: 4, target_modules: [q_proj, v_proj]}
+train: {local_steps: 2, batch_size: 8, optimizer: sgd, lr: 1.0}
+privacy: {kind: dp_sgd, noise_multiplier: 1.0, dp_delta: 1e-4}
+evaluate: {every: 12}
+resources: {num_actors: 1}
+"""
+
+
+def fedsim(*arguments: str) -> list[str]:
+    """A shell's background jobs start with SIGINT ignored."""
+    begin = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    return [sys.executable, "-c", f"{begin}from fedsim.cli import main; main()", *arguments]
+
+
+def environment(home: Path) -> dict[str, str]:
+    found = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    return found | {"HOME": str(home), "PYTHONPATH": str(ROOT)}
+
+
+def adapter_hash(folder: Path) -> str:
+    return hashlib.sha256((folder / "adapters" / "global" / "adapter_model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def scenario(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("scenario") / "small.yaml"
+    path.write_text(SCENARIO)
+    return path
+
+
+@pytest.fixture(scope="module")
+def reference(scenario: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("home")
+    command = fedsim("run", str(scenario), "--inline", "--quiet", "--out", str(folder / "run"))
+    subprocess.run(command, env=environment(folder), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    return adapter_hash(folder / "run")
+
+
+@pytest.mark.parametrize(
+    ("signals", "code", "within_s"),
+    [((signal.SIGINT,), 130, 10.0), ((signal.SIGINT, signal.SIGINT), 130, 5.0), ((signal.SIGTERM,), 143, 2.9)],
+    ids=["ctrl-c", "ctrl-c twice", "sigterm"],
+)
+def test_it_ends_in_time_leaves_no_process_and_goes_on_to_the_same_bits(
+    scenario: Path, reference: str, tmp_path: Path, signals: Sequence[int], code: int, within_s: float
+) -> None:
+    out = tmp_path / "run"
+    command = fedsim("run", str(scenario), "--out", str(out))
+    with subprocess.Popen(
+        command, env=environment(tmp_path), cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE, text=True
+    ) as run:
+        rounds = out / "rounds.jsonl"
+        fakes.wait_until(lambda: rounds.is_file() and rounds.read_text().count("\n") >= 3, timeout_s=300)
+        family = psutil.Process(run.pid).children(recursive=True)
+        start = time.monotonic()
+        for number in signals:
+            os.killpg(run.pid, number)
+            time.sleep(0.2)
+        shown, _ = run.communicate(timeout=60)
+        seconds = time.monotonic() - start
+    assert run.returncode == code
+    assert seconds < within_s + 2, "of a machine with other things to do"
+    assert f"fedsim resume {out}" in shown or len(signals) == 2
+    fakes.wait_until(lambda: not any(one.is_running() for one in family), timeout_s=20)
+    assert not (out / "adapters").exists()
+    resumed = subprocess.run(
+        fedsim("resume", str(out), "--inline", "--quiet"),
+        env=environment(tmp_path),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+    )
+    assert resumed.returncode == 0
+    assert adapter_hash(out) == reference
