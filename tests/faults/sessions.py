@@ -114,8 +114,9 @@ def f29(folder: Path) -> dict[str, Any]:
 
 def f32(folder: Path) -> dict[str, Any]:
     """Calls between Ray's processes are lost or late."""
-    lost = {"num_failures": 50, "req_failure_prob": 5, "resp_failure_prob": 5, "in_flight_failure_prob": 5}
-    settings = {"RAY_testing_rpc_failure": json.dumps({"*": lost}), "RAY_testing_asio_delay_us": "*=0:2000"}
+    lost = {"num_failures": 50, "req_failure_prob": 10, "resp_failure_prob": 10, "in_flight_failure_prob": 10}
+    calls = {f"{prefix}CoreWorkerService.grpc_client.PushTask": lost for prefix in ("", "ray::rpc::")}
+    settings = {"RAY_testing_rpc_failure": json.dumps(calls), "RAY_testing_asio_delay_us": "*=0:2000"}
     session(settings)
     return on_ray(folder, "")
 
