@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fedsim.core.adapter import AdapterState
     from fedsim.data import Partitioner
     from fedsim.privacy import Mechanism
+    from fedsim.records.compare import Comparison
     from fedsim.records.run import Run
     from fedsim.strategies import LocalRule, Strategy
 
@@ -45,6 +46,7 @@ __all__ = [
     "Partitioner",
     "Run",
     "Strategy",
+    "compare",
     "load_scenario",
     "run",
     "run_grid",
@@ -89,3 +91,19 @@ def run_grid(
 
     events = events_of(load_grid(path, tuple(overrides)), None if out is None else Path(out), inline)
     return {event.name: Run(str(event.summary["run_dir"])) for event in events if isinstance(event, RunDone)}
+
+
+def compare(
+    folders: str | Path | Iterable[str | Path], metric: str | None = None, against: str | None = None
+) -> Comparison:
+    """Compare ended runs, as ``fedsim compare`` does: ``groups`` and ``banks`` of the answer are pandas tables.
+
+    ``folders`` are run directories or hold some; ``against`` is a setting like "strategy=fedavg" to which every group
+    is also held, seed by seed. CheckpointError when there is nothing to compare.
+    """
+    from fedsim.records.collect import collect
+    from fedsim.records.compare import compare as compared
+    from fedsim.records.compare import setting
+
+    paths = [folders] if isinstance(folders, str | Path) else list(folders)
+    return compared(collect([Path(path) for path in paths])[0], metric, setting(against))

@@ -13,6 +13,7 @@ from fedsim.build.prepare import Material, best_auc
 from fedsim.core.errors import CheckpointError
 from fedsim.core.events import BankDone, BaselineDone, Event, Failed, Finished, RoundRow, Served
 from fedsim.core.scenario import Scenario
+from fedsim.data.saved import saved
 from fedsim.engine.plan import Plan
 from fedsim.records.environment import environment
 from fedsim.records.failures import add_failure
@@ -37,7 +38,8 @@ class Recording:
         self._done: list[BankDone] = []  # of the round that goes on
         self._record = RunRecord(directory.folder)
         self._record.begin(scenario.model_dump(mode="json"), environment(scenario.seed))
-        self._record.add_split(split_of(scenario, material.corpus, material.banks, material.embeddings))
+        told = split_of(scenario, material.corpus, material.banks, material.embeddings)
+        self._record.add_split({**told, **saved(material.corpus, material.banks)})
 
     def take(self, event: Event) -> None:
         """Write what an event brings."""

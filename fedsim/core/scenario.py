@@ -23,7 +23,7 @@ Sampling = Literal["poisson", "fixed"]  # each unit by itself with the sampling 
 T = TypeVar("T", bound=Hashable)
 
 # Knobs of these entries that name a file or folder; a scenario's identity does not depend on where these lie.
-PATH_KNOBS = (("data", "path"), ("data", "id"), ("model", "path"), ("model", "id"))
+PATH_KNOBS = (("data", "path"), ("data", "id"), ("partition", "path"), ("model", "path"), ("model", "id"))
 
 
 def _all_different(values: tuple[T, ...]) -> tuple[T, ...]:

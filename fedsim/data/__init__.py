@@ -19,6 +19,7 @@ from fedsim.data.partitioners.continuous import Continuous
 from fedsim.data.partitioners.dirichlet import Dirichlet
 from fedsim.data.partitioners.distribution import Distribution
 from fedsim.data.partitioners.exponential import Exponential
+from fedsim.data.partitioners.file import File
 from fedsim.data.partitioners.grouped_by_column import GroupedByColumn
 from fedsim.data.partitioners.iid import Iid
 from fedsim.data.partitioners.inner_dirichlet import InnerDirichlet
@@ -57,6 +58,7 @@ PARTITIONERS: Registry[Partitioner] = Registry(
         "dirichlet": Dirichlet,
         "distribution": Distribution,
         "exponential": Exponential,
+        "file": File,
         "grouped_by_column": GroupedByColumn,
         "iid": Iid,
         "inner_dirichlet": InnerDirichlet,

@@ -54,6 +54,10 @@ class Partitioner(ABC):
     def __init__(self, config: Any) -> None:
         self.config = config
 
+    def require(self, corpus: Corpus) -> None:
+        """DataError when these are not the rows that it can split: for one that was made for certain rows."""
+        return
+
     @abstractmethod
     def split(self, columns: Columns, rng: np.random.Generator) -> Split:
         """Disjoint rows per bank, int64, in any order inside a bank; rows that no bank gets are dropped.

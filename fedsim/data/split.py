@@ -23,6 +23,7 @@ def split_banks(
     if embeddings is not None:
         columns["embedding"] = embeddings
     try:
+        partitioner.require(corpus)
         split = partitioner.split(columns, seeds.rng(seed, "partition"))
         _check(split, len(corpus))
         banks = tuple(_bank(name, rows, corpus.test) for name, rows in split.items())

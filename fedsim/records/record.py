@@ -2,7 +2,8 @@
 
     scenario.yaml      the scenario as it was resolved; ``fedsim run`` takes it as it is
     environment.json   versions, machine, seed, commit
-    split.json         which bank holds what: rows, label counts, distances (fedsim.data.skew says which)
+    split.json         which bank holds what: label counts, distances (fedsim.data.skew says which), and the rows
+                       themselves, by which ``partition: {kind: file}`` gives other runs the same banks
     rounds.jsonl       one line per round, written when the round is over
     banks.jsonl        one line per bank and round
     timeline.jsonl     who trained which bank when, one line per bank and round; of no weight for any result

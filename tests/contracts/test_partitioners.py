@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -14,13 +15,28 @@ from hypothesis import strategies as st
 from fedsim.core.errors import DataError
 from fedsim.core.rows import Corpus
 from fedsim.data import PARTITIONERS, split_banks
+from fedsim.data.saved import saved
 
 KINDS = list(PARTITIONERS)
 Columns = dict[str, np.ndarray]
 
 
+PATHS: dict[str, str] = {}  # of a knob that names a file, by partitioner
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _files(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A saved split of the rows that ``ample_corpus`` has."""
+    path = tmp_path_factory.mktemp("saved") / "split.json"
+    banks = split_banks(ample_corpus(), PARTITIONERS.create("iid", {"num_banks": 3}), seed=0)
+    path.write_text(json.dumps(saved(ample_corpus(), banks)))
+    PATHS["file"] = str(path)
+
+
 def example(kind: str) -> dict[str, Any]:
     """The required knobs of a partitioner, with the examples its Config gives."""
+    if kind in PATHS:
+        return {"path": PATHS[kind]}
     fields = PARTITIONERS.config(kind).model_fields
     return {name: field.examples[0] for name, field in fields.items() if field.is_required()}
 
@@ -49,6 +65,13 @@ def tables(draw: st.DrawFn) -> Columns:
 def ample() -> Columns:
     draws = np.random.default_rng(0)
     return columns_of(draws.integers(0, 2, 600).tolist(), draws.integers(0, 6, 600).tolist(), draws)
+
+
+def ample_corpus() -> Corpus:
+    columns = ample()
+    count = len(columns["label"])
+    test = np.arange(count) % 5 == 0
+    return Corpus(("p",) * count, ("a",) * count, np.zeros(count, dtype=np.int64), ("a",), test, columns)
 
 
 def knobs_with(kind: str, changed: dict[str, Any]) -> dict[str, Any]:
@@ -107,10 +130,8 @@ def test_an_ample_table_is_split(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_banks_of_a_corpus_are_sorted_and_keep_the_test_rows_apart(kind: str) -> None:
-    columns = ample()
-    count = len(columns["label"])
-    test = np.arange(count) % 5 == 0
-    corpus = Corpus(("p",) * count, ("a",) * count, np.zeros(count, dtype=np.int64), ("a",), test, columns)
+    corpus = ample_corpus()
+    test = corpus.test
     for bank in split_banks(corpus, PARTITIONERS.create(kind, example(kind)), seed=3):
         assert not test[bank.train].any()
         assert test[bank.test].all()

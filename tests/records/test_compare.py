@@ -11,9 +11,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import fedsim
 from fedsim.core.errors import CheckpointError
 from fedsim.records.collect import collect, differences
-from fedsim.records.compare import compare, interval, pareto, setting
+from fedsim.records.compare import Comparison, compare, interval, pareto, setting
 from fedsim.records.render import FORMATS, render, table
 from tests.records.made import bank, make_run
 
@@ -27,6 +28,14 @@ def runs(tmp_path: Path) -> Path:
         make_run(tmp_path / f"fedavg-{seed}", "fedavg", seed, {"a": bank(a), "b": bank(b)})
         make_run(tmp_path / f"local-{seed}", "local", seed, {"a": bank(a_alone, 0), "b": bank(b_alone, 0)})
     return tmp_path
+
+
+def test_from_python(runs: Path) -> None:
+    told = fedsim.compare(runs, against="strategy=local")
+    assert isinstance(told, Comparison)
+    assert list(told.groups["label"]) == ["strategy=fedavg", "strategy=local"]
+    assert told.groups["difference"][0] == pytest.approx(((0.7 - 0.67) + (0.8 - 0.71)) / 2)  # seed by seed
+    assert fedsim.compare([runs / "fedavg-1"], "accuracy").metric == "accuracy"
 
 
 def test_interval() -> None:
