@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from fedsim.build.secure import bank_side, num_summed, secure_sum
-from fedsim.build.split import divide, leaks, needed, test_rows, training_banks
+from fedsim.build.split import divide, leaks, needed, refuse_shared_units, test_rows, training_banks
 from fedsim.codecs import CODECS, Codec, Sparsifier, pipeline
 from fedsim.core.errors import PrivacyConfigError, Problem, ScenarioError, blaming
 from fedsim.core.messages import BankInfo
@@ -258,18 +258,6 @@ def bank_plans(
             )
         )
     return plans
-
-
-def refuse_shared_units(banks: tuple[BankRows, ...], units: np.ndarray) -> None:
-    """PrivacyConfigError when a customer trains two banks: what these charge adds up, and accounts are per bank."""
-    customers = np.concatenate([np.unique(units[bank.train]) for bank in banks])
-    shared = len(customers) - len(np.unique(customers))
-    if shared:
-        message = (
-            f"customers of several banks pay at each of them, and epsilon is told per bank ({shared} second accounts "
-            "here); split by a column that keeps a customer's rows together"
-        )
-        raise PrivacyConfigError([Problem(where="", key="partition", message=message)])
 
 
 def make_mechanisms(privacy: Plugin, plans: list[BankPlan]) -> dict[str, Mechanism]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fedsim.core import seeds
-from fedsim.core.errors import DataError, blaming
+from fedsim.core.errors import DataError, PrivacyConfigError, Problem, blaming
 from fedsim.core.rows import BankRows, Corpus
 from fedsim.core.scenario import Scenario
 from fedsim.data import PARTITIONERS, split_banks
@@ -44,6 +44,18 @@ def embed(scenario: Scenario, corpus: Corpus) -> np.ndarray:
     """(n, d) float32 of the corpus' prompts by the scenario's frozen base model. ModelError where it reads no text."""
     with blaming("model"):
         return embeddings(MODELS.create(scenario.model.kind, scenario.model.knobs), corpus)
+
+
+def refuse_shared_units(banks: tuple[BankRows, ...], units: np.ndarray) -> None:
+    """PrivacyConfigError when a customer trains two banks: what these charge adds up, and accounts are per bank."""
+    customers = np.concatenate([np.unique(units[bank.train]) for bank in banks])
+    shared = len(customers) - len(np.unique(customers))
+    if shared:
+        message = (
+            f"customers of several banks pay at each of them, and epsilon is told per bank ({shared} second accounts "
+            "here); split by a column that keeps a customer's rows together"
+        )
+        raise PrivacyConfigError([Problem(where="", key="partition", message=message)])
 
 
 def training_banks(scenario: Scenario, banks: tuple[BankRows, ...]) -> tuple[BankRows, ...]:
