@@ -25,6 +25,7 @@ from fedsim.core.events import (
     Finished,
     RoundRow,
     RunDone,
+    RunElsewhere,
     RunFailed,
     Started,
     Turn,
@@ -109,6 +110,8 @@ class Log:
             return "info", "baseline", {"name": event.name, "metrics": event.summary["metrics"]}
         if isinstance(event, RunFailed):
             return "error", "run_failed", {"settings": event.name, "message": event.error}
+        if isinstance(event, RunElsewhere):
+            return "info", "run_elsewhere", {"settings": event.name, "message": event.holder}
         if isinstance(event, RunDone | Finished):
             status = event.summary.get("status")
             return "info", "run_done" if isinstance(event, RunDone) else "finished", {"status": status}

@@ -29,6 +29,7 @@ from fedsim.core.events import (
     Finished,
     RoundRow,
     RunDone,
+    RunElsewhere,
     RunFailed,
     Started,
     Turn,
@@ -149,6 +150,8 @@ class Story:
             yield f"{_headline_of(event.summary)}\n"
         elif isinstance(event, RunFailed):
             yield f"failed: {event.error}\n"
+        elif isinstance(event, RunElsewhere):
+            yield f"left to another: {event.holder}\n"
 
     def stopped(self) -> str:
         """What is left of a run that is told to stop."""

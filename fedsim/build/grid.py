@@ -1,9 +1,11 @@
 """The runs of a file with ``vary``: one after the other in one Ray session, each in its own directory.
 
+Several processes may work on one grid: each takes the next run that nobody has ended and nobody is at.
+
 They share the actors and the base model that these hold. Runs with the same data, model and seed stand next to each
 other, so that rows are read and tokenised once, and given to banks once per partition. A run that ended before with the
-same scenario, wherever in the grid's directory it lies, is not run again; one that fails is told about at the end and
-stops no other.
+same scenario, wherever in the grid's directory it lies, is not run again; one that was stopped goes on from its last
+committed round; one that fails is told about at the end and stops no other.
 """
 
 from __future__ import annotations
@@ -11,16 +13,18 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fedsim.build.load import GridRun, load_scenario
+from fedsim.build.resume import FRESH, Resume
 from fedsim.build.run import Inline, OnRay, run_on
-from fedsim.core.errors import FedsimError, ScenarioError
-from fedsim.core.events import Event, Finished, RunDone, RunFailed, Turn
+from fedsim.core.errors import FedsimError, LockedError, ScenarioError
+from fedsim.core.events import Event, Finished, RunDone, RunElsewhere, RunFailed, Turn
 from fedsim.core.latest import Latest
 from fedsim.core.scenario import Scenario
-from fedsim.records.grid import GridRecord, ended_summary, entry, failed_entry
+from fedsim.records.grid import GridRecord, ended_summary, entry, failed_entry, running_entry
 from fedsim.records.record import RUNS
 
 if TYPE_CHECKING:
@@ -28,32 +32,46 @@ if TYPE_CHECKING:
 
 
 def run_grid(
-    runs: Sequence[GridRun], out: Path | None = None, inline: bool = False, check_nodes: bool = False
+    runs: Sequence[GridRun],
+    out: Path | None = None,
+    inline: bool = False,
+    check_nodes: bool = False,
+    how: Resume = FRESH,
 ) -> Iterator[Event]:
-    """The events of every run, each between Turn and RunDone or RunFailed; Finished at the end of all.
+    """The events of every run, each between Turn and RunDone, RunFailed or RunElsewhere; Finished at the end of all.
 
     The directory is ``results/runs/<name>`` unless given: the same for every start, so that a grid goes on where it
     stopped.
     """
     record = GridRecord(out or RUNS / runs[0].scenario.name, runs[0].scenario.name)
-    done, shelf = _ended(record.folder), Shelf()
+    found, shelf = _found(record.folder), Shelf()
+    how = replace(how, wanted=True, required=False)
     results: dict[str, dict[str, object]] = {}
     worst = 0
     with closing(Inline() if inline else OnRay(check_nodes)) as place:
         for number, run in enumerate(in_order(runs), start=1):
-            known = done.get(run.scenario.digest())
+            folder = _folder_of(run, record.folder, found)
+            known = ended_summary(folder)
             yield Turn(number, len(runs), run.name, skipped=known is not None)
             try:
                 with run.document.placing():
-                    summary = known or (yield from _run(run, record, shelf, place))
+                    summary = known or (yield from _run(run, folder, shelf, place, how))
+            except LockedError as error:
+                results[run.name] = running_entry(run.name, run.settings)
+                yield RunElsewhere(run.name, str(error))
             except FedsimError as error:
                 worst = max(worst, error.exit_code)
                 results[run.name] = failed_entry(run.name, run.settings, error)
                 yield RunFailed(run.name, str(error))
             else:
-                results[run.name] = entry(run.name, run.settings, summary)
+                results[run.name] = entry(run.name, run.settings, {**summary, "run_dir": str(folder)})
                 yield RunDone(run.name, summary)
-            content = record.write([results[run.name] for run in runs if run.name in results])
+            record.write([results[run.name] for run in runs if run.name in results])
+    for run in runs:  # what others were at may be done by now
+        ended = ended_summary(_folder_of(run, record.folder, found))
+        if results[run.name]["status"] == "running" and ended is not None:
+            results[run.name] = entry(run.name, run.settings, ended)
+    content = record.write([results[run.name] for run in runs])
     yield Finished(str(content["status"]), content, worst)
 
 
@@ -99,12 +117,11 @@ def _banks_key(scenario: Scenario) -> str:
 
 
 def _run(
-    run: GridRun, record: GridRecord, shelf: Shelf, place: Inline | OnRay
+    run: GridRun, folder: Path, shelf: Shelf, place: Inline | OnRay, how: Resume
 ) -> Generator[Event, None, Mapping[str, object]]:
     """The events of one run but for its end, which is returned."""
     material = shelf.material(run.scenario)
-    folder = record.folder_of(run.name, run.scenario.digest())
-    with closing(run_on(place, run.scenario, material, folder)) as events:
+    with closing(run_on(place, run.scenario, material, folder, how)) as events:
         for event in events:
             if isinstance(event, Finished):
                 return event.summary
@@ -112,15 +129,27 @@ def _run(
     raise FedsimError(f"{run.name} ended without a summary")
 
 
-def _ended(folder: Path) -> dict[str, dict[str, Any]]:
-    """Summaries of the runs below a folder that came to their end, by the digest of their scenario."""
-    found: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.glob("*/scenario.yaml")):
-        summary = ended_summary(path.parent)
-        try:
-            digest = load_scenario(path).digest()
-        except ScenarioError:  # of another version of fedsim
-            continue
-        if summary is not None:
-            found[digest] = summary | {"run_dir": str(path.parent)}
-    return found
+def _folder_of(run: GridRun, folder: Path, found: Mapping[str, Path]) -> Path:
+    """Where a run lies or will lie. Where another scenario's run has the name, the digest is put behind it."""
+    digest = run.scenario.digest()
+    if digest in found:
+        return found[digest]
+    named = folder / run.name
+    return named if _digest_in(named) in (None, digest) else folder / f"{run.name}-{digest[:8]}"
+
+
+def _found(folder: Path) -> dict[str, Path]:
+    """The runs below a folder by the digest of their scenario."""
+    folders = sorted(file.parent for file in folder.glob("*/scenario.yaml"))
+    return {digest: found for found in folders for digest in [_digest_in(found)] if digest}
+
+
+def _digest_in(folder: Path) -> str | None:
+    """Of the scenario whose run a folder holds: None when it holds none, empty for one that cannot be read any more."""
+    file = folder / "scenario.yaml"
+    if not file.is_file():
+        return None
+    try:
+        return load_scenario(file).digest()
+    except ScenarioError:  # of another version of fedsim
+        return ""

@@ -46,7 +46,7 @@ def run(
     if runs[0].name:
         from fedsim.build.grid import run_grid
 
-        yield from run_grid(runs, out, inline, check_nodes)
+        yield from run_grid(runs, out, inline, check_nodes, how)
     else:
         with runs[0].document.placing():
             yield from run_scenario(runs[0].scenario, out, inline, check_nodes, how)

@@ -61,6 +61,10 @@ class CheckpointError(FedsimError):
     exit_code = 6
 
 
+class LockedError(CheckpointError):
+    """Another process works in the directory."""
+
+
 class QuorumError(FedsimError):
     exit_code = 7
 

@@ -163,6 +163,14 @@ class RunDone:
 
 
 @dataclass(frozen=True, slots=True)
+class RunElsewhere:
+    """One run of a grid is being done by another process."""
+
+    name: str
+    holder: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunFailed:
     """A run of a grid could not be done; the others go on."""
 
@@ -179,4 +187,17 @@ class Finished:
     exit_code: int = 0  # of a grid: the highest of its failed runs
 
 
-Event = Started | BankDone | Failed | Waiting | RoundRow | Served | BaselineDone | Turn | RunDone | RunFailed | Finished
+Event = (
+    Started
+    | BankDone
+    | Failed
+    | Waiting
+    | RoundRow
+    | Served
+    | BaselineDone
+    | Turn
+    | RunDone
+    | RunElsewhere
+    | RunFailed
+    | Finished
+)

@@ -1,8 +1,9 @@
 """The directory of a grid: one run directory per combination, and ``grid.json``, which says what became of each.
 
-    {"name", "run_dir", "status": "completed" | "failed",
+    {"name", "run_dir", "status": "completed" | "running" | "failed",
      "runs": [{"name", "settings": {key: value}, "status", "run_dir", "metrics": {"auc", ...}, "epsilon", "bytes_up",
-               "bytes_down"} or {"name", "settings", "status": "failed", "error", "exit_code"}]}
+               "bytes_down"} or {"name", "settings", "status": "failed", "error", "exit_code"}
+              or {"name", "settings", "status": "running"}]}  another process is at it
 
 Other statuses of a run are its summary's, as all that stands behind. ``metrics`` are the global model's on everyone's
 test rows, or the mean over the banks' own models where each has one.
@@ -10,7 +11,6 @@ test rows, or the mean over the banks' own models where each has one.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from fedsim.records.table import Table, overall
 from fedsim.records.text import UNKNOWN, human_bytes, human_epsilon, human_metric
 
 ENDED = ("completed", "budget_exhausted")
+UNENDED = ("failed", "running")  # the worst first
 
 
 class GridRecord:
@@ -30,21 +31,10 @@ class GridRecord:
     def __init__(self, folder: Path, name: str) -> None:
         self.folder, self.name = folder, name
 
-    def folder_of(self, run: str, digest: str) -> Path:
-        """A folder for a run that is to be made: what an earlier try left there unfinished is removed.
-
-        Where another scenario's ended run has the name, the digest is put behind it.
-        """
-        folder = self.folder / run
-        if ended_summary(folder) is not None:
-            folder = self.folder / f"{run}-{digest[:8]}"
-        if (folder / "scenario.yaml").exists():
-            shutil.rmtree(folder)
-        return folder
-
     def write(self, runs: Sequence[Mapping[str, object]]) -> dict[str, object]:
         """Replace ``grid.json``; its content."""
-        status = "failed" if any(run["status"] == "failed" for run in runs) else "completed"
+        found = {run["status"] for run in runs}
+        status = next((status for status in UNENDED if status in found), "completed")
         content: dict[str, object] = {
             "name": self.name,
             "run_dir": str(self.folder),
@@ -75,6 +65,11 @@ def entry(name: str, settings: Mapping[str, str], summary: Mapping[str, Any]) ->
     return {"name": name, "settings": dict(settings), **values, "metrics": dict(metrics)}
 
 
+def running_entry(name: str, settings: Mapping[str, str]) -> dict[str, object]:
+    """The line of ``grid.json`` for a run that another process is at."""
+    return {"name": name, "settings": dict(settings), "status": "running"}
+
+
 def failed_entry(name: str, settings: Mapping[str, str], error: FedsimError) -> dict[str, object]:
     """The line of ``grid.json`` for a run that could not be done."""
     told = {"status": "failed", "error": str(error), "exit_code": error.exit_code}
@@ -93,7 +88,7 @@ def grid_table(grid: Mapping[str, Any]) -> Table:
 def _cells(run: Mapping[str, Any], metric: str) -> tuple[str, ...]:
     """A run's name is not cut: its end tells it from others."""
     told = (run["name"], run["status"].replace("_", " "))
-    if run["status"] == "failed":
+    if run["status"] in UNENDED:
         return (*told, *[UNKNOWN] * 4)
     up, down = human_bytes(run["bytes_up"]), human_bytes(run["bytes_down"])
     return (*told, human_metric(run["metrics"].get(metric)), human_epsilon(run["epsilon"]), up, down)

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fedsim.core.errors import CheckpointError
+from fedsim.core.errors import CheckpointError, LockedError
 from fedsim.records.disk import DISK, refusal, replace_file
 
 LOCK = "LOCK"
@@ -65,7 +65,7 @@ class Fence:
 
 
 def acquire(folder: Path, steal: bool = False, above: int = 0) -> Fence:
-    """Lock a run directory, which exists. CheckpointError when another process holds it.
+    """Lock a run directory, which exists. LockedError when another process holds it.
 
     The epoch is above that of the last holder and above ``above``.
     """
@@ -80,9 +80,9 @@ def acquire(folder: Path, steal: bool = False, above: int = 0) -> Fence:
         if holder is not None and holder.pid is not None and not steal:
             who = f"{folder} is locked by process {holder.pid} on {holder.host} since {holder.since}"
             if holder.host != host:
-                raise CheckpointError(f"{who}; if that machine is gone for good: --steal-lock")
+                raise LockedError(f"{who}; if that machine is gone for good: --steal-lock")
             if holder.alive:
-                raise CheckpointError(f"{who}; wait for it or end it")
+                raise LockedError(f"{who}; wait for it or end it")
         epoch = 1 + max(above, holder.epoch if holder else 0)
         since = datetime.now(UTC).isoformat(timespec="seconds")
         _write(folder, Holder(epoch, os.getpid(), _start_of(os.getpid()), host, since))

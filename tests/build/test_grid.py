@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import closing
 from pathlib import Path
 
 import jsonschema
@@ -15,8 +16,9 @@ from fedsim.build.load import check, load_grid, load_scenario
 from fedsim.build.run import run
 from fedsim.build.schema import json_schema
 from fedsim.core.errors import ScenarioError
-from fedsim.core.events import Finished, RoundRow, RunDone, RunFailed, Turn
+from fedsim.core.events import Finished, RoundRow, RunDone, RunElsewhere, RunFailed, Started, Turn
 from fedsim.models.vision import ResNetModel
+from fedsim.records.lock import acquire, release
 from fedsim.view import Story
 
 BASE = """num_rounds: 1
@@ -99,6 +101,33 @@ def test_a_grid_runs_all_skips_what_has_ended_and_survives_what_fails(file, tmp_
     assert len([event for event in again if isinstance(event, RoundRow)]) == 4
     assert again[-1].exit_code == 0
     assert again[-1].summary["status"] == "completed"
+
+
+def test_a_run_that_another_process_is_at_is_left_to_it(file, tmp_path: Path) -> None:
+    path, out = file("{seed: [1, 2]}"), tmp_path / "out"
+    (out / "seed=1").mkdir(parents=True)
+    fence = acquire(out / "seed=1")
+    events = list(run(path, out=out, inline=True))
+    assert [(type(e), e.name) for e in events if isinstance(e, RunElsewhere | RunDone)] == [
+        (RunElsewhere, "seed=1"),
+        (RunDone, "seed=2"),
+    ]
+    assert "is locked by process" in next(e.holder for e in events if isinstance(e, RunElsewhere))
+    assert events[-1].exit_code == 0
+    assert [entry["status"] for entry in events[-1].summary["runs"]] == ["running", "completed"]
+    assert events[-1].summary["status"] == "running"
+    release(fence)
+    assert list(run(path, out=out, inline=True))[-1].summary["status"] == "completed"
+
+
+def test_a_run_that_was_stopped_goes_on_from_its_last_round(file, tmp_path: Path) -> None:
+    path, out = file("{seed: [1]}"), tmp_path / "out"
+    with closing(run(path, ["num_rounds=3"], out, inline=True)) as events:
+        next(event for event in events if isinstance(event, RoundRow) and event.round == 2)
+    again = list(run(path, ["num_rounds=3"], out, inline=True))
+    assert any("Resumed after round 2" in note for e in again if isinstance(e, Started) for note in e.notes)
+    alone = list(run(path, ["num_rounds=3"], tmp_path / "alone", inline=True))
+    assert again[-1].summary["runs"][0]["metrics"] == alone[-1].summary["runs"][0]["metrics"]
 
 
 def test_runs_share_one_base_and_leave_no_trace_in_it(file, monkeypatch, tmp_path: Path) -> None:
