@@ -47,7 +47,7 @@ def test_control_a_lost_bank_that_is_not_charged_is_noticed(tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("failing", "quorum", "ends"), [(1, 0.6, False), (2, 0.6, True), (2, 0.3, False), (3, 0.3, True)]
 )
-def test_a_round_without_its_quorum_aggregates_nothing(tmp_path, reference, failing, quorum, ends) -> None:
+def test_a_round_without_its_quorum_aggregates_nothing(tmp_path, failing, quorum, ends) -> None:
     for bank in fakes.BANKS[:failing]:
         fakes.plant(tmp_path, 1, bank, "bug")
     run = Run.inline(plan(Failures(policy="skip", quorum=quorum)), tmp_path)
@@ -56,7 +56,7 @@ def test_a_round_without_its_quorum_aggregates_nothing(tmp_path, reference, fail
         assert run.error.exit_code == 7
         assert f"round 2: {3 - failing} of 3 banks answered" in str(run.error)
         assert "'east': error: ValueError: a bug in a plug-in; 'north': error" in str(run.error)
-        assert run.rows == reference.rows[:2] or len(run.rows) == 2
+        assert [row.round for row in run.rows] == [0, 1]
         assert run.hash == "none"
         assert run.charged("west") == [1, 2], "its answer left the bank, in vain"
 

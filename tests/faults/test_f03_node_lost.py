@@ -55,7 +55,12 @@ def test_an_orphan_ends_itself() -> None:
 
 def on_cluster(name: str, folder: Path) -> dict[str, Any]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    environment |= {"HOME": str(folder), "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
+    environment |= {
+        "HOME": str(folder),
+        "PYTHONPATH": str(ROOT),
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_raylet_start_wait_time_s": "300",
+    }
     command = f"from tests.faults.nodes import main; main({name!r}, {str(folder)!r})"
     done = subprocess.run(
         [sys.executable, "-c", command], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True

@@ -79,7 +79,12 @@ def test_f29_control_no_more_calls_than_the_window_are_sent() -> None:
 
 def in_session(name: str, folder: Path) -> dict[str, Any]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    environment |= {"HOME": str(folder), "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
+    environment |= {
+        "HOME": str(folder),
+        "PYTHONPATH": str(ROOT),
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_raylet_start_wait_time_s": "300",
+    }
     command = f"from tests.faults.sessions import main; main({name!r}, {str(folder)!r})"
     done = subprocess.run(
         [sys.executable, "-c", command], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
