@@ -18,7 +18,7 @@ LAYERS = {
     "core": 0,
     **dict.fromkeys(("codecs", "data", "models", "privacy", "records", "secagg", "strategies"), 1),
     "train": 2,
-    "engine": 3,
+    **dict.fromkeys(("attacks", "engine"), 3),
     "build": 4,
     "log": 5,
     "methods": 5,

@@ -220,6 +220,21 @@ def baselines(plan: Plan) -> Iterator[Finding]:
             )
 
 
+def audit(plan: Plan) -> Iterator[Finding]:
+    """An audit guesses single rows, so the mechanism's neighbours must be data sets that differ by one."""
+    if plan.scenario.audit is None:
+        return
+    kind, method = plan.scenario.privacy.kind, plan.scenario.strategy.kind
+    if not plan.families["privacy"][kind].bounds_rows:
+        yield ("audit",), f"rows come and go in an audit, and the epsilon of {kind!r} is about more than a row", CONFIG
+    elif plan.scenario.train.sampling == "fixed":
+        yield ("audit",), "rows come and go in an audit; with train.sampling: fixed neighbours replace one", CONFIG
+    elif plan.families["secure_aggregation"][plan.scenario.secure_aggregation.kind].active:
+        yield ("audit",), "an audit attacks what each bank sends, and under secure aggregation nobody sees that", CONFIG
+    if method in ("local", "pooled", "zero_shot"):
+        yield ("audit",), f"with strategy {method!r} no bank sends anything that could be attacked", CONFIG
+
+
 CHECKS: tuple[Callable[[Plan], Iterator[Finding]], ...] = (
     codec_order,
     error_feedback,
@@ -237,4 +252,5 @@ CHECKS: tuple[Callable[[Plan], Iterator[Finding]], ...] = (
     own_models,
     whole_gpus,
     baselines,
+    audit,
 )

@@ -113,7 +113,8 @@ def _keys(scenario: Scenario) -> tuple[str, str, str]:
 
 
 def _banks_key(scenario: Scenario) -> str:
-    return json.dumps([_rows_key(scenario), scenario.partition.model_dump(mode="json")], sort_keys=True)
+    values = scenario.model_dump(mode="json", include={"partition", "audit"})
+    return json.dumps([_rows_key(scenario), values], sort_keys=True)
 
 
 def _run(

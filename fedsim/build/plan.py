@@ -33,7 +33,8 @@ AS_WEIGHTS = "the number of rows of each bank as its weight in the mean"
 
 def plan(path: Path, overrides: Sequence[str] = ()) -> Plan:
     """The plan of a scenario file as plain values. ScenarioError, DataError as ``fedsim run`` would raise them."""
-    from fedsim.build.prepare import bank_plans, load_corpus, make_mechanisms
+    from fedsim.build.mechanisms import bank_plans, make_mechanisms
+    from fedsim.build.prepare import load_corpus
     from fedsim.build.split import divide, needed, training_banks
 
     one = load_one(path, tuple(overrides))

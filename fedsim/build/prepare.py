@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fedsim.build.secure import bank_side, num_summed, secure_sum
-from fedsim.build.split import divide, leaks, needed, refuse_shared_units, test_rows, training_banks
+from fedsim.attacks.planting import Planted, plant, training, with_canaries
+from fedsim.build.mechanisms import bank_plans, hand_out_key, make_mechanisms
+from fedsim.build.secure import bank_side, secure_sum
+from fedsim.build.split import divide, leaks, needed, test_rows, training_banks
 from fedsim.codecs import CODECS, Codec, Sparsifier, pipeline
-from fedsim.core.errors import PrivacyConfigError, Problem, ScenarioError, blaming
+from fedsim.core.errors import Problem, ScenarioError, blaming
 from fedsim.core.messages import BankInfo
 from fedsim.core.metrics import METRICS, all_metric_names, task_of
 from fedsim.core.rows import BankRows, Corpus, Rows
@@ -27,14 +29,12 @@ from fedsim.engine.resources import Actors
 from fedsim.engine.secure import BankSide
 from fedsim.models import MODELS, BaseModel
 from fedsim.models.cache import encode
-from fedsim.privacy import MECHANISMS, BankPlan, Ledger, Mechanism, describe
-from fedsim.privacy.sources import RunKey
+from fedsim.privacy import Ledger, Mechanism, describe
 from fedsim.strategies import STRATEGIES, LocalRule, Strategy
 from fedsim.strategies.frozen_head import freeze_head
 from fedsim.train.factory import TrainerFactory
 from fedsim.train.metrics import metrics
 from fedsim.train.reuse import tried_rows
-from fedsim.train.sampling import steps_of
 from fedsim.train.trainer import LocalTraining
 
 
@@ -47,6 +47,8 @@ class Material:
     model: BaseModel
     rows: Rows
     embeddings: np.ndarray | None = None  # (n, d) of the prompts, where the split was made by them
+    planted: Planted | None = None  # rows that an audit has marked
+    whole: tuple[BankRows, ...] = ()  # the banks before the coins of these rows
 
     @property
     def num_labels(self) -> int:
@@ -96,9 +98,16 @@ def check_metrics(scenario: Scenario, corpus: Corpus) -> None:
 
 
 def share_out(scenario: Scenario, encoded: Encoded) -> Material:
-    """Give the rows to banks."""
-    seen = needed(scenario, encoded.corpus)
-    return Material(encoded.corpus, divide(scenario, encoded.corpus, seen), encoded.model, encoded.rows, seen)
+    """Give the rows to banks; mark some of them where the run is audited."""
+    seen, audit = needed(scenario, encoded.corpus), scenario.audit
+    banks = divide(scenario, encoded.corpus, seen)
+    if audit is None:
+        return Material(encoded.corpus, banks, encoded.model, encoded.rows, seen)
+    planted = plant(banks, audit.canaries, audit.members, scenario.seed)
+    corpus = with_canaries(encoded.corpus, planted, scenario.seed)
+    with blaming("model"):
+        rows = encode(encoded.model, corpus)
+    return Material(corpus, training(banks, planted), encoded.model, rows, seen, planted, banks)
 
 
 def fingerprint(material: Material) -> str:
@@ -191,6 +200,7 @@ def make_job(scenario: Scenario, material: Material, run_dir: str, exports: bool
         notes=notes(scenario, material, list(mechanisms.values())) if num_rounds and exports else (),
         failures=scenario.failures,
         secure_sum=secure_sum(scenario, strategy, list(mechanisms.values())),
+        audited=scenario.audit is not None and exports,
         exports=exports,
     )
     resources = scenario.resources
@@ -225,63 +235,6 @@ def make_job(scenario: Scenario, material: Material, run_dir: str, exports: bool
 def notes(scenario: Scenario, material: Material, mechanisms: list[Mechanism]) -> tuple[str, ...]:
     """Sentences for the user that a run begins with."""
     return (*leaks(scenario, material.corpus), *material.model.notes(), *describe(mechanisms))
-
-
-def bank_plans(
-    scenario: Scenario, banks: tuple[BankRows, ...], num_banks: int, units: np.ndarray | None = None
-) -> list[BankPlan]:
-    """Every bank's sampling. An expected batch is never larger than the bank; a pooled one is a whole round's."""
-    train, plans = scenario.train, []
-    pooled = scenario.strategy.kind == "pooled"
-    times = max(1, round(scenario.client_fraction * num_banks)) if pooled else 1
-    if MECHANISMS[scenario.privacy.kind].per_unit and units is not None:
-        refuse_shared_units(banks, units)
-    for bank in banks:
-        rate = train.sample_rate or 0.0
-        size = rate * bank.num_examples if train.batch_size is None else train.batch_size * times
-        size = min(size, bank.num_examples)
-        if train.sampling == "fixed":
-            size = max(1, round(size))
-        steps = steps_of(train.local_steps, train.local_epochs, bank.num_examples, size)
-        plans.append(
-            BankPlan(
-                name=bank.name,
-                num_examples=bank.num_examples,
-                batch_size=size,
-                steps_per_round=steps,
-                num_rounds=scenario.num_rounds,
-                num_units=None if units is None else len(np.unique(units[bank.train])),
-                num_banks=len(banks),
-                bank_rate=scenario.client_fraction,
-                num_summed=num_summed(scenario, len(banks)),
-                sampling=train.sampling,
-            )
-        )
-    return plans
-
-
-def make_mechanisms(privacy: Plugin, plans: list[BankPlan]) -> dict[str, Mechanism]:
-    """One mechanism per bank. PrivacyConfigError when the terms contradict the banks' sizes."""
-    cls = MECHANISMS[privacy.kind]
-    config = MECHANISMS.config(privacy.kind).model_validate(privacy.knobs)
-    problems = cls.problems(config, plans)
-    if problems:
-        raise PrivacyConfigError(Problem(where="", key="privacy", message=message) for message in problems)
-    return {plan.name: cls(config, plan) for plan in plans}
-
-
-def hand_out_key(scenario: Scenario, corpus: Corpus, run_dir: Path, mechanisms: dict[str, Mechanism]) -> None:
-    """Where noise is to be secure, every mechanism gets the run's key, bound to the scenario and its rows."""
-    terms = next(iter(mechanisms.values())).terms
-    if terms is None or terms.noise != "secure":
-        return
-    rows = hashlib.sha256(repr((corpus.prompts, corpus.answers)).encode())
-    if corpus.images is not None:
-        rows.update(np.ascontiguousarray(corpus.images).tobytes())
-    file = Path(terms.noise_key).expanduser() if terms.noise_key else None
-    key = RunKey.make(file, f"{scenario.digest()} {rows.hexdigest()}", run_dir)
-    for mechanism in mechanisms.values():
-        mechanism.key = key
 
 
 def bank_info(scenario: Scenario, number: int, bank: BankRows) -> BankInfo:

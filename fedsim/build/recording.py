@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 
+from fedsim.build.audit import Auditor
 from fedsim.build.directory import Directory
 from fedsim.build.inspect import split_of
-from fedsim.build.prepare import Material, best_auc
+from fedsim.build.prepare import Job, Material, best_auc
 from fedsim.core.errors import CheckpointError
 from fedsim.core.events import BankDone, BaselineDone, Event, Failed, Finished, RoundRow, Served
 from fedsim.core.scenario import Scenario
 from fedsim.data.saved import saved
-from fedsim.engine.plan import Plan
 from fedsim.records.environment import environment
 from fedsim.records.failures import add_failure
 from fedsim.records.record import GLOBAL, RunRecord, adapter_places
@@ -28,13 +28,15 @@ class Recording:
     A resumed run tells its committed rounds again, so its tables are written anew.
     """
 
-    def __init__(self, directory: Directory, scenario: Scenario, material: Material, plan: Plan) -> None:
+    def __init__(self, directory: Directory, scenario: Scenario, material: Material, job: Job) -> None:
+        plan = job.plan
         self._directory, self._scenario, self._material = directory, scenario, material
         self._best_auc = best_auc(scenario, material, plan.banks)
         self._places = adapter_places([bank.name for bank in plan.banks]) if plan.rule.personal else {}
         self._so_far, self._start = Summary(plan.started()), time.perf_counter()
         self._end: Mapping[str, object] | None = None
         self._baselines: dict[str, Mapping[str, object]] = {}
+        self._auditor = Auditor.of(scenario, material, job)
         self._done: list[BankDone] = []  # of the round that goes on
         self._record = RunRecord(directory.folder)
         self._record.begin(scenario.model_dump(mode="json"), environment(scenario.seed))
@@ -44,6 +46,8 @@ class Recording:
     def take(self, event: Event) -> None:
         """Write what an event brings."""
         self._directory.fence()
+        if self._auditor is not None:
+            self._auditor.take(event)
         if isinstance(event, BankDone):
             self._done.append(event)
         elif isinstance(event, RoundRow):
@@ -65,6 +69,8 @@ class Recording:
     def finish(self) -> Finished:
         """Write the summary of a run that came to its end."""
         summary = self._summary()
+        if self._auditor is not None:
+            summary["audit"] = self._auditor.result()
         self._record.finish(summary)
         return Finished(str(summary["status"]), summary)
 

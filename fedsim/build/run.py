@@ -13,7 +13,7 @@ from fedsim.build.load import load_grid, load_scenario
 from fedsim.build.resume import FRESH, Resume
 from fedsim.build.roots import require_inside
 from fedsim.core.errors import CheckpointError
-from fedsim.core.events import BaselineDone, Event, Finished
+from fedsim.core.events import BaselineDone, Event, Finished, Seen, Served, ShadowDone
 from fedsim.core.scenario import PATH_KNOBS, Plugin, Scenario
 from fedsim.records.grid import ended_summary
 from fedsim.records.record import run_folder
@@ -96,6 +96,7 @@ def run_on(
 
     A run that is stopped or fails leaves its committed rounds, from which it can go on, and a summary that says so.
     """
+    from fedsim.build.audit import shadow_jobs
     from fedsim.build.directory import claimed
     from fedsim.build.prepare import check_model, make_job
     from fedsim.build.recording import Recording
@@ -108,12 +109,13 @@ def run_on(
     place.check(main, scenario)
     with claimed(folder, how) as directory:
         main = directory.begin(scenario, material, main, how)
-        recording = Recording(directory, scenario, material, main.plan)
+        recording = Recording(directory, scenario, material, main)
+        shadows = shadow_jobs(scenario, material, str(folder))
         try:
-            with closing(_all_events(place, main, others, directory)) as events:
+            with closing(_all_events(place, main, shadows, others, directory)) as events:
                 for event in events:
                     recording.take(event)
-                    if not isinstance(event, Finished):
+                    if not isinstance(event, Finished | Seen | ShadowDone):
                         yield event
         except BaseException as error:  # also an interrupt, and a caller that wants no more events
             recording.abandon(error)
@@ -123,10 +125,15 @@ def run_on(
 
 
 def _all_events(
-    place: Inline | OnRay, main: Job, baselines: Mapping[str, Job], directory: Directory
+    place: Inline | OnRay, main: Job, shadows: Sequence[Job], baselines: Mapping[str, Job], directory: Directory
 ) -> Generator[Event, None, None]:
-    """Those of the run, then one of each baseline, which is not run again where it came to its end before."""
+    """Those of the run, then one of each shadow run and each baseline that did not come to its end before."""
     yield from place.events(main)
+    for number, job in enumerate(shadows, start=1):
+        with closing(place.events(job)) as events:
+            for event in events:
+                if isinstance(event, Served) and event.bank is None:
+                    yield ShadowDone(number, event)
     rounds = main.plan.num_rounds
     for name, job in baselines.items():
         summary = directory.baseline(name, rounds)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from fedsim.core.adapter import AdapterState
+    from fedsim.core.messages import Exchange
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,21 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """What crossed between server and banks in one round, for an audit: decoded, as whoever listens would have it."""
+
+    exchanges: tuple[Exchange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowDone:
+    """An attacker's own run has ended with this model; ``number`` counts from 1."""
+
+    number: int
+    served: Served
+
+
+@dataclass(frozen=True, slots=True)
 class BaselineDone:
     """A baseline of the scenario has run: "zero_shot", "local" or "pooled", with a summary like the run's own."""
 
@@ -192,8 +208,10 @@ Event = (
     | BankDone
     | Failed
     | Waiting
+    | Seen
     | RoundRow
     | Served
+    | ShadowDone
     | BaselineDone
     | Turn
     | RunDone

@@ -90,7 +90,8 @@ class BankRows:
     name: str
     train: np.ndarray  # (n_k,) int64
     test: np.ndarray  # (m_k,) int64
+    public: int | None = None  # the number of training rows that is told, where an audit must not tell the true one
 
     @property
     def num_examples(self) -> int:
-        return len(self.train)
+        return len(self.train) if self.public is None else self.public

@@ -193,6 +193,21 @@ class Evaluate(Section):
         return self
 
 
+class Audit(Section):
+    """Attacks on the run itself: rows of every bank train or not by the toss of a coin, and are then guessed."""
+
+    canaries: int = Field(default=20, ge=2, description="strange rows at each bank, for the lower bound of epsilon")
+    members: int = Field(default=0, ge=0, description="rows as they are at each bank, for the membership attacks")
+    shadow_runs: int = Field(default=0, ge=0, description="more whole runs with other coins, for LiRA on the members")
+    confidence: float = Field(default=0.95, ge=0.5, lt=1, description="of the lower bound")
+
+    @model_validator(mode="after")
+    def _shadows_of_something(self) -> Audit:
+        if self.shadow_runs and not self.members:
+            raise ValueError("shadow_runs has an effect only with members")
+        return self
+
+
 class Resources(Section):
     """What the actors reserve from Ray. Never changes a result."""
 
@@ -278,6 +293,7 @@ class Scenario(Section):
         default=Plugin(kind="none"), description="how updates are summed so that the server sees none of them"
     )
     evaluate: Evaluate = Field(default=Evaluate(), description="scores on test rows")
+    audit: Audit | None = Field(default=None, description="attack the run; null: no attack, and every row trains")
     baselines: Listed[Baseline] = Field(
         default=(), description="also run for comparison, with the same number of steps"
     )

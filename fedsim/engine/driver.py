@@ -27,7 +27,7 @@ import torch
 from fedsim.core import seeds
 from fedsim.core.adapter import map_tensors
 from fedsim.core.errors import FedsimError
-from fedsim.core.events import Event, Failed, Finished, RoundRow, Served
+from fedsim.core.events import Event, Failed, Finished, RoundRow, Seen, Served
 from fedsim.core.messages import Exchange, ServerState, Update
 from fedsim.engine import account
 from fedsim.engine.evaluation import Evaluated, evaluate, own_adapters
@@ -89,6 +89,8 @@ class Driver:
         while turn is not None:
             trained = yield from self._train(state, turn)
             given, gathered = self.uplink.end(trained)
+            if plan.audited:
+                yield Seen(tuple(given))
             state = self._aggregate(turn, state, given, trained)
             self._stage(state)
             turn = self._next(state)

@@ -53,6 +53,7 @@ class Plan:
     curator: Curator | None = None  # a trusted server that samples the banks and noises their mean
     failures: Failures = field(default_factory=Failures)  # what follows when a bank's work fails
     secure_sum: Terms | None = None  # the server sees the sum of the updates alone
+    audited: bool = False  # whether what crosses in a round is handed out
     exports: bool = True  # whether adapters are handed out at the end; a baseline is only measured
     store: StorePlan | None = None  # where the driver leaves its rounds; None: nowhere
 

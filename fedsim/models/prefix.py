@@ -121,6 +121,10 @@ class Activations:
         self._done = np.zeros(len(groups), dtype=bool)
         self._buffer: Tensor | None = None  # (tokens + 1, d), the last one zero
 
+    def has(self, groups: Sequence[np.ndarray]) -> bool:
+        """Whether it was made of these groups."""
+        return len(groups) == len(self._groups) and all(map(np.array_equal, groups, self._groups))
+
     def known(self, ids: np.ndarray) -> np.ndarray:
         """(len(ids),) which of these rows are held, once they have been computed."""
         if self._buffer is None and len(ids):

@@ -47,6 +47,7 @@ class HuggingFaceTask(CohortModel):
         self.accepted = set(inspect.signature(adapted.network.forward).parameters)
         self.prefix = find_prefix(self.network)
         self.held: Activations | None = None
+        self._held_rows: TokenRows | None = None  # whose activations these are
         self.is_proved = False
 
     def new_adapter(self, seed: int) -> AdapterState:
@@ -65,10 +66,12 @@ class HuggingFaceTask(CohortModel):
         """The arguments of a forward pass."""
 
     def remember(self, rows: TokenRows, trained: Sequence[np.ndarray], scored: Sequence[np.ndarray]) -> None:
-        self.held = None
         if self.prefix is None:
             return
         groups = [*trained, *(ids for group in scored for ids in self.scored_ids(rows, group))]
+        if self.held is not None and rows is self._held_rows and self.held.has(groups):
+            return  # the run before had the same rows
+        self._held_rows, self.is_proved = rows, False
         lengths = rows.lengths(np.arange(len(rows)))
         words = [lengths + len(word) - (lengths - rows.answer_starts) for word in rows.label_ids]
         self.held = Activations(groups, np.concatenate([lengths, *words]), lambda ids: self._run_prefix(rows, ids))

@@ -107,6 +107,7 @@ class Mechanism(ABC):
     per_update: ClassVar[bool] = False  # the update is clipped as a whole; nothing else may leave the bank
     central: ClassVar[bool] = False  # a trusted server adds the noise: there is a curator
     needs_sum: ClassVar[bool] = False  # only the sum of several banks' updates is protected
+    bounds_rows: ClassVar[bool] = True  # epsilon bounds what a row more or less at a bank can change
     promise: ClassVar[str] = ""  # who is protected from whom, one sentence for the user
 
     def __init__(self, config: Any, plan: BankPlan) -> None:

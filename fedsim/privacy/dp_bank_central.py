@@ -36,6 +36,7 @@ from fedsim.privacy.sources import Keyed, Seeded, Source
 class DPBankCentral(Gaussian):
     per_update = True
     central = True
+    bounds_rows = False
     promise = (
         "Protected: all that a bank holds, against everybody but the server, which is trusted with clipped updates. "
         "Banks weigh the same, whatever their number of rows."

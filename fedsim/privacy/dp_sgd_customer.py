@@ -24,6 +24,7 @@ from fedsim.privacy.gaussian import GaussianTerms
 
 class DPSGDCustomer(DPSGD):
     per_unit = True
+    bounds_rows = False
     promise = "Protected: all rows of any one customer of a bank, against everybody outside that bank."
 
     class Config(DPSGD.Config):

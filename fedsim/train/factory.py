@@ -30,7 +30,11 @@ class TrainerFactory:
     def __call__(self) -> Trainer:
         keep_big_blocks()
         torch.set_num_threads(self.threads)
-        return Trainer(_loaded.get(self._model_key(), self._load), self.rows, self.local)
+        return Trainer(self.base(), self.rows, self.local)
+
+    def base(self) -> CohortModel:
+        """The model alone, to look at and not to train: in this process it is the one that trainers use."""
+        return _loaded.get(self._model_key(), self._load)
 
     def _load(self) -> CohortModel:
         return self.model.load(self.lora, self.num_labels)
