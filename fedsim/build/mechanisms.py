@@ -24,7 +24,8 @@ def bank_plans(
     train, plans = scenario.train, []
     pooled = scenario.strategy.kind == "pooled"
     times = max(1, round(scenario.client_fraction * num_banks)) if pooled else 1
-    if MECHANISMS[scenario.privacy.kind].per_unit and units is not None:
+    mechanism = MECHANISMS[scenario.privacy.kind]
+    if mechanism.per_unit and units is not None:
         refuse_shared_units(banks, units)
     for bank in banks:
         rate = train.sample_rate or 0.0
@@ -39,7 +40,7 @@ def bank_plans(
                 num_examples=bank.num_examples,
                 batch_size=size,
                 steps_per_round=steps,
-                num_rounds=scenario.num_rounds,
+                num_rounds=mechanism.rounds_of_a_bank(scenario.num_rounds, len(banks), scenario.client_fraction),
                 num_units=None if units is None else len(np.unique(units[bank.train])),
                 num_banks=len(banks),
                 bank_rate=scenario.client_fraction,

@@ -30,7 +30,7 @@ def charge(plan: Plan, store: Store, round_: int, paying: Sequence[str]) -> Char
 
 
 def of_jobs(plan: Plan, planned: Charge, deliveries: Sequence[Delivery]) -> Charge:
-    """The charge to those that are sent a job; under a curator to all."""
+    """The charge to those that are sent a job; under a curator to all that it makes pay."""
     if plan.curator is not None:
         return planned
     return replace(planned, spends={delivery.to.bank: planned.spends[delivery.to.bank] for delivery in deliveries})

@@ -149,7 +149,7 @@ class Driver:
         else:
             cohort = plan.curator.cohort(banks, plan.seed, round_)
         barred = {one.bank: one for one in self.offences.barred(round_, cohort)}
-        paying = banks if plan.curator else [bank for bank in cohort if bank not in barred]
+        paying = plan.curator.paying(banks, cohort) if plan.curator else [bank for bank in cohort if bank not in barred]
         charge = account.charge(plan, self.store, round_ + 1, paying)
         if plan.dp_cap is not None and not self.ledger.allows(charge, plan.dp_cap):
             return None

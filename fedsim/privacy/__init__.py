@@ -11,6 +11,7 @@ from fedsim.privacy.dp_bank_adaptive import DPBankAdaptive
 from fedsim.privacy.dp_bank_central import DPBankCentral
 from fedsim.privacy.dp_bank_distributed import DPBankDistributed
 from fedsim.privacy.dp_bank_local import DPBankLocal
+from fedsim.privacy.dp_ftrl import DPFTRL
 from fedsim.privacy.dp_sgd import DPSGD
 from fedsim.privacy.dp_sgd_customer import DPSGDCustomer
 from fedsim.privacy.ledger import Ledger
@@ -26,6 +27,7 @@ MECHANISMS: Registry[Mechanism] = Registry(
         "dp_bank_central": DPBankCentral,
         "dp_bank_distributed": DPBankDistributed,
         "dp_bank_local": DPBankLocal,
+        "dp_ftrl": DPFTRL,
         "dp_sgd": DPSGD,
         "dp_sgd_customer": DPSGDCustomer,
         "none": NoPrivacy,

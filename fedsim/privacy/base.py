@@ -92,9 +92,13 @@ class Curator(ABC):
         ``blank`` is an exchange of this round with an update of zeros: its job and shapes are what is answered.
         """
 
+    def paying(self, banks: Sequence[str], cohort: Sequence[str]) -> Sequence[str]:
+        """Who is charged for a round: everybody, as not being drawn is part of what is accounted."""
+        return banks
+
     @abstractmethod
     def spend(self) -> Spend:
-        """The charge of one round to every bank, drawn or not."""
+        """The charge of one round to every bank that pays."""
 
 
 class Mechanism(ABC):
@@ -123,6 +127,11 @@ class Mechanism(ABC):
     def curator(cls, mechanisms: Mapping[str, Mechanism]) -> Curator | None:
         """The trusted server's half, from the mechanisms of all banks; None when banks trust nobody."""
         return None
+
+    @classmethod
+    def rounds_of_a_bank(cls, num_rounds: int, num_banks: int, bank_rate: float) -> int:
+        """In how many rounds a bank may be charged at most."""
+        return num_rounds
 
     @property
     def terms(self) -> Terms | None:

@@ -25,7 +25,7 @@ from pydantic import Field
 from fedsim.core.adapter import Tensors, norm
 from fedsim.core.messages import Exchange
 from fedsim.privacy.base import BankPlan, Curator, Mechanism
-from fedsim.privacy.dp_bank_central import BankCurator, DPBankCentral
+from fedsim.privacy.dp_bank_central import BankCurator, DPBankCentral, numel
 from fedsim.privacy.gaussian import GaussianTerms
 from fedsim.privacy.sources import Source
 
@@ -100,7 +100,8 @@ class AdaptiveCurator(BankCurator):
 
     def release(self, exchanges: Sequence[Exchange], blank: Exchange, slots: Tensors) -> tuple[Exchange, Tensors]:
         bound = float(slots[BOUND]) if BOUND in slots else self.config.max_update_norm
-        noisy = self.noisy_mean(exchanges, blank, bound, self.mean_noise)
+        noise = self.mechanism.source(blank.job, "central noise").normal(numel(blank)) * (self.mean_noise * bound)
+        noisy = self.noisy_mean(exchanges, blank, bound, noise)
         count = math.fsum((norm(exchange.update.delta) <= bound) - 0.5 for exchange in exchanges)
         if self.mechanism.noise_multiplier:
             count += self.count_noise * float(self.mechanism.source(blank.job, "count noise").normal(1))

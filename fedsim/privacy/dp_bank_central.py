@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from fedsim.core.adapter import Tensors, flatten, unflatten
 from fedsim.core.messages import Exchange, Spend
@@ -76,6 +77,11 @@ def fixed_size(plan: BankPlan) -> int:
     return max(1, round(plan.bank_rate * plan.num_banks))
 
 
+def numel(exchange: Exchange) -> int:
+    """Values of an update."""
+    return sum(tensor.numel() for tensor in exchange.update.delta.values())
+
+
 class BankCurator(Curator):
     """All banks have the same noise and rate, so one bank's mechanism stands for all."""
 
@@ -93,16 +99,15 @@ class BankCurator(Curator):
         return [bank for bank, draw in zip(banks, draws, strict=True) if draw < self.part.sample_rate]
 
     def release(self, exchanges: Sequence[Exchange], blank: Exchange, slots: Tensors) -> tuple[Exchange, Tensors]:
-        noise = self.mechanism.noise_multiplier
+        noise = self.mechanism.source(blank.job, "central noise").normal(numel(blank)) * self.mechanism.noise_deviation
         return self.noisy_mean(exchanges, blank, self.mechanism.bound, noise), {}
 
-    def noisy_mean(self, exchanges: Sequence[Exchange], blank: Exchange, bound: float, noise: float) -> Exchange:
-        """An exchange whose update is (sum of updates clipped to ``bound`` + noise * bound) / expected banks."""
+    def noisy_mean(self, exchanges: Sequence[Exchange], blank: Exchange, bound: float, noise: Tensor) -> Exchange:
+        """An exchange whose update is (sum of updates clipped to ``bound`` + noise) / expected banks."""
         total = flatten(blank.update.delta).double()
         for exchange in exchanges:
             total += flatten(clipped_update(exchange.update.delta, bound)).double()
-        source = self.mechanism.source(blank.job, "central noise")
-        total += source.normal(len(total)) * (noise * bound)
+        total += noise
         mean = unflatten((total / self.expected_banks).float(), blank.update.delta)
         return replace(blank, update=replace(blank.update, delta=mean))
 
