@@ -4,7 +4,7 @@ Banks take part in turn, in an order that anybody may know: a pass has R = ceil(
 = client_fraction, each bank in one of them. Over the rounds of a pass stands a binary tree. Round t's sum of clipped
 updates is its leaf, every node is the sum of its leaves + N(0, (noise_multiplier C)^2), and what is released after t
 rounds is the sum of the nodes that the binary digits of t name. The method is given the difference of two such prefix
-sums, over m: after t rounds it has seen the sum of t leaves with the noise of at most log2(t) + 1 nodes, not of t draws.
+sums, over m: after t rounds it has seen the sum of t leaves with the noise of at most log2(t) + 1 nodes, not of t.
 
 A bank is in one leaf and in at most h = floor(log2 R) + 1 nodes, so a pass costs it what one Gaussian release with
 noise_multiplier / sqrt(h) costs, whatever the order and however leaves depend on what was released before. With the

@@ -130,8 +130,21 @@ class _Closing:
         ended = f"{summary['status'].replace('_', ' ')}: {rounds} in {human_seconds(summary['seconds'])}"
         if deltas:
             ended += f"; epsilon at delta {', '.join(f'{delta:g}' for delta in deltas)}"
+        audit = audited(summary["audit"], summary.get("epsilon_pld")) if summary.get("audit") else ()
         more = (f"{left_out} better banks are not listed; all are in summary.json",) if left_out else ()
-        return (*more, ended, f"run directory: {summary['run_dir']}")
+        return (*more, ended, *audit, f"run directory: {summary['run_dir']}")
+
+
+def audited(audit: Values, epsilon: float | None) -> tuple[str, ...]:
+    """What the run's audit found, in words."""
+    found, bound = audit["correct"], human_epsilon(audit["epsilon_lower"])
+    line = (
+        f"audit: {found} of {audit['guesses']} guesses about {audit['canaries']} canaries right: epsilon is at least "
+        f"{bound} ({audit['confidence']:.0%} confidence)"
+    )
+    if epsilon is not None and audit["epsilon_lower"] > epsilon:
+        return (f"{line}: MORE than the accountant's {human_epsilon(epsilon)}",)
+    return (line,)
 
 
 def overall(metrics: Values, banks: Sequence[Values]) -> Values:

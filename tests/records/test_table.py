@@ -7,7 +7,7 @@ import math
 import pytest
 
 from fedsim.core.events import Finished
-from fedsim.records.table import MAX_BANKS, closing_table, overall
+from fedsim.records.table import MAX_BANKS, audited, closing_table, overall
 from fedsim.records.text import human_bytes, human_epsilon, human_metric, human_seconds, shorten
 from tests.streams import stream
 
@@ -131,3 +131,11 @@ def test_models_of_their_own_are_averaged_over_everyones_rows():
 def test_a_run_of_one_round_and_another_status():
     table = closing_table(summary(status="budget_exhausted", rounds=1, seconds=75.0))
     assert table.notes[0] == "budget exhausted: 1 round in 1m 15s; epsilon at delta 1e-05"
+
+
+def test_an_audit_is_told_and_shouts_when_it_refutes_the_accountant():
+    audit = {"correct": 28, "guesses": 30, "canaries": 120, "epsilon_lower": 1.1239, "confidence": 0.95}
+    (line,) = audited(audit, None)
+    assert line == "audit: 28 of 30 guesses about 120 canaries right: epsilon is at least 1.12 (95% confidence)"
+    assert audited(audit, 2.0) == (line,)
+    assert audited(audit, 1.0) == (f"{line}: MORE than the accountant's 1.00",)
