@@ -100,6 +100,21 @@ def test_a_row_passes_the_frozen_part_once(folders, kind) -> None:
     assert seen == [4]
 
 
+def test_the_next_run_on_the_same_rows_finds_them_held_and_any_other_does_not(folders) -> None:
+    hf, model = load(folders, "bert")
+    rows = hf.encode(tiny.corpus())
+    model.remember(rows, groups(), [])
+    gradients(model, rows, ROWS)
+    held = model.held
+    model.remember(rows, groups(), [])
+    assert model.held is held
+    model.remember(rows, groups()[:2], [])
+    assert model.held is not held
+    held = model.held
+    model.remember(hf.encode(tiny.corpus()), groups()[:2], [])
+    assert model.held is not held
+
+
 def test_bits_do_not_depend_on_who_asks_first(folders) -> None:
     found = []
     for before in ([], [11, 2], [7]):
