@@ -184,7 +184,7 @@ def timeline(work: Sequence[Mapping[str, Any]], banks: Sequence[str], title: str
         )
     _rows(axes, banks)
     axes.set_xlabel("seconds since the first bank began")
-    _legend_below(axes, min(len(actors), MANY))
+    _legend_below(axes, min(len(actors), MANY), columns=4)
     end = max(line["start"] + line["seconds"] for line in work) - begin
     busy = sum({(line["actor"], line["start"]): line["seconds"] for line in work}.values()) / (end * len(actors))
     told = f"{len(actors)} {'actor' if len(actors) == 1 else 'actors'} trained {len(banks)} banks in {end:.0f} s"
@@ -228,9 +228,9 @@ def _rows(axes: Any, names: Sequence[str]) -> None:
     axes.set_ylim(len(names) - 0.4, -0.6)
 
 
-def _legend_below(axes: Any, count: int) -> None:
-    """A short legend is one line."""
-    axes.figure.legend(loc="outside lower left", ncols=count if count <= 2 else 1, frameon=False, fontsize=8)
+def _legend_below(axes: Any, count: int, columns: int = 1) -> None:
+    """A short legend is one line; a longer one has so many columns."""
+    axes.figure.legend(loc="outside lower left", ncols=count if count <= 2 else columns, frameon=False, fontsize=8)
 
 
 def _cut(name: str) -> str:

@@ -22,7 +22,7 @@ figure { margin: 0; max-width: 34rem; break-inside: avoid; } figcaption { font-w
 svg { width: 100%; height: auto; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
-li { overflow-wrap: anywhere; } summary { cursor: pointer; padding: .25rem 0; overflow-wrap: anywhere; }
+p, li { overflow-wrap: anywhere; } summary { cursor: pointer; padding: .25rem 0; overflow-wrap: anywhere; }
 pre { overflow-x: auto; padding: .75rem; background: #f5f5f5; font-size: .8125rem; } code { font-size: .8125rem; }
 @media print { body { max-width: none; font-size: 10pt; } .scroll { overflow: visible; }
   th, td { white-space: normal; } pre { white-space: pre-wrap; } h2 { break-after: avoid; }

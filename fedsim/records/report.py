@@ -49,7 +49,9 @@ def report(found: Sequence[Found], notes: Sequence[str], metric: str | None = No
 def _asked(found: Sequence[Found], comparison: Comparison) -> str:
     first = found[0].scenario
     about = {
-        "runs": f"{len(found)} in {len(comparison.groups)} groups; seeds {_listed({one.seed for one in found})}",
+        "runs": str(len(found)),
+        "groups": str(len(comparison.groups)),
+        "seeds": _listed({one.seed for one in found}),
         "varied": ", ".join(comparison.settings) or "the seed only",
         "rounds": _listed({one.scenario["num_rounds"] for one in found}),
     }
