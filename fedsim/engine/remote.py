@@ -6,16 +6,19 @@ The driver actor creates the client actors and so owns them: when it ends, for w
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from fedsim.core.errors import FedsimError
+from fedsim.core.events import Failed, RoundRow
 from fedsim.engine.classify import classify
 from fedsim.engine.ray_pool import RayPool
 from fedsim.engine.resources import Actors
 from fedsim.engine.slots import kill, start
+from fedsim.records.lock import acquire
 
 if TYPE_CHECKING:
     from fedsim.core.events import Event
@@ -60,7 +63,26 @@ class RemoteDriver:
     def events(
         self, plan: Plan, make_client: Callable[[], ClientActor], actors: Actors
     ) -> Generator[Event, None, None]:
-        """The events of a run. Closing the iterator early ends the driver and its actors."""
+        """The events of a run. Closing the iterator early ends the driver and its actors.
+
+        When the driver's process dies, another goes on from the last commit, once: it begins with Started again.
+        """
+        told = _Told()
+        try:
+            yield from told.news(self._life(plan, make_client, actors))
+        except ActorDiedError:
+            if plan.store is not None:  # whatever the dead one had still to write is refused from now on
+                fence = acquire(plan.store.folder, steal=True)
+                plan = replace(plan, store=replace(plan.store, fence=fence))
+        else:
+            return
+        try:
+            yield from told.news(self._life(plan, make_client, actors))
+        except ActorDiedError as error:
+            raise FedsimError(f"the driver process died twice: {' '.join(str(error).split())}") from error
+
+    def _life(self, plan: Plan, make_client: Callable[[], ClientActor], actors: Actors) -> Iterator[Event]:
+        """The events of one driver. ActorDiedError when its process dies."""
         if self._handle is None:
             self._handle = start(_DriverProcess, 0, 0, here=True)  # it writes the run directory
         boxed = [ray.put(make_client), ray.put(plan)]  # references in a list are not fetched before the actor asks
@@ -69,10 +91,12 @@ class RemoteDriver:
             for event in self._handle.run.options(num_returns="streaming").remote(boxed, actors):
                 yield ray.get(event)
             ended = True
+        except ActorDiedError:
+            raise
         except RayTaskError as error:
             raise classify(error, "the driver").as_error("the driver") from error
         except RayError as error:
-            raise FedsimError(f"the driver process died: {' '.join(str(error).split())}") from error
+            raise FedsimError(f"the driver process cannot be reached: {' '.join(str(error).split())}") from error
         finally:
             if not ended:
                 self.close()
@@ -82,3 +106,22 @@ class RemoteDriver:
         if self._handle is not None:
             kill(self._handle)
             self._handle = None
+
+
+class _Told:
+    """What a run has told so far: a second driver begins with the first one's rounds and failures."""
+
+    def __init__(self) -> None:
+        self._round, self._failed = -1, set[Failed]()
+
+    def news(self, events: Iterator[Event]) -> Iterator[Event]:
+        for event in events:
+            if isinstance(event, RoundRow):
+                if event.round <= self._round:
+                    continue
+                self._round = event.round
+            elif isinstance(event, Failed):
+                if event in self._failed:
+                    continue
+                self._failed.add(event)
+            yield event
