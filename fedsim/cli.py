@@ -196,12 +196,15 @@ def plan(
     file: opt.File,
     changes: opt.Changes = None,
     format_: Annotated[opt.Format, typer.Option("--format", help="How the numbers are written.")] = opt.Format.TEXT,
+    cross_check: Annotated[
+        bool, typer.Option("--cross-check", help="Also the worst bank's epsilon by a third accountant (PRV, 30 s).")
+    ] = False,
 ) -> None:
     """Show what a scenario will cost in privacy at every bank, and what is not protected, without training."""
     from fedsim.build.plan import as_json, as_text
     from fedsim.build.plan import plan as planned
 
-    told = planned(file, changes or ())
+    told = planned(file, changes or (), cross_check)
     typer.echo(as_json(told) if format_ is opt.Format.JSON else as_text(told))
 
 

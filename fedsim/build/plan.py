@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.build.load import load_one
+from fedsim.core.messages import Spend
 from fedsim.core.scenario import Scenario
 from fedsim.engine.resources import Actors, num_cohorts
 from fedsim.privacy import Mechanism, describe
 from fedsim.privacy.accounting import pld_epsilon, rdp_epsilon, steps_within
+from fedsim.privacy.prv import prv_epsilon
 from fedsim.records.files import to_json
 from fedsim.records.table import Table
 from fedsim.records.text import UNKNOWN, human_epsilon
@@ -31,8 +33,10 @@ ALWAYS_OPEN = (
 AS_WEIGHTS = "the number of rows of each bank as its weight in the mean"
 
 
-def plan(path: Path, overrides: Sequence[str] = ()) -> Plan:
-    """The plan of a scenario file as plain values. ScenarioError, DataError as ``fedsim run`` would raise them."""
+def plan(path: Path, overrides: Sequence[str] = (), cross_check: bool = False) -> Plan:
+    """The plan of a scenario file as plain values, with a third accountant's epsilon if asked for.
+
+    ScenarioError, DataError as ``fedsim run`` would raise them."""
     from fedsim.build.mechanisms import bank_plans, make_mechanisms
     from fedsim.build.prepare import load_corpus
     from fedsim.build.split import divide, needed, training_banks
@@ -43,7 +47,22 @@ def plan(path: Path, overrides: Sequence[str] = ()) -> Plan:
         corpus = load_corpus(scenario)
         banks = divide(scenario, corpus, needed(scenario, corpus))
         plans = bank_plans(scenario, training_banks(scenario, banks), len(banks), corpus.units)
-        return plan_of(scenario, list(make_mechanisms(scenario.privacy, plans).values()))
+        mechanisms = list(make_mechanisms(scenario.privacy, plans).values())
+        told = plan_of(scenario, mechanisms)
+        return {**told, "cross_check": checked(mechanisms)} if cross_check else told
+
+
+def checked(mechanisms: Sequence[Mechanism]) -> Mapping[str, Any]:
+    """The worst bank's epsilon by every accountant; ``prv_method`` is "rdp" where PRV gave no answer in time."""
+    planned = [(mechanism, spend) for mechanism in mechanisms if (spend := _whole(mechanism)) is not None]
+    by_bank = [(rdp_epsilon([spend], m.terms.dp_delta), m, spend) for m, spend in planned if m.terms]
+    if not by_bank:
+        return {}
+    rdp, worst, spend = max(by_bank, key=lambda one: one[0])
+    delta = worst.terms.dp_delta if worst.terms else 0.0
+    prv, method = prv_epsilon([spend], delta)
+    tight = pld_epsilon([spend], delta).epsilon
+    return {"bank": worst.plan.name, "rdp": rdp, "pld": tight, "prv": prv, "prv_method": method}
 
 
 def plan_of(scenario: Scenario, mechanisms: Sequence[Mechanism]) -> Plan:
@@ -69,14 +88,22 @@ def plan_of(scenario: Scenario, mechanisms: Sequence[Mechanism]) -> Plan:
     }
 
 
+def _whole(mechanism: Mechanism) -> Spend | None:
+    """The charge of all rounds that a bank may take part in; None without noise."""
+    spend = mechanism.spend(mechanism.plan.steps_per_round)
+    if spend is None or spend.noise_multiplier == 0:
+        return None
+    return replace(spend, num_steps=spend.num_steps * mechanism.plan.num_rounds)
+
+
 def _bank(mechanism: Mechanism) -> dict[str, Any]:
     """One bank when it has taken part in every round. Epsilon is None where nothing bounds it."""
     plan, terms = mechanism.plan, mechanism.terms
     told: dict[str, Any] = {"num_train": plan.num_examples, "num_units": plan.num_units if mechanism.per_unit else None}
     spend = mechanism.spend(plan.steps_per_round)
-    if terms is None or spend is None or spend.noise_multiplier == 0:
+    whole = _whole(mechanism)
+    if terms is None or spend is None or whole is None:
         return {**told, "noise_multiplier": 0.0, "epsilon": None, "epsilon_pld": None, "rounds_bought": None}
-    whole = replace(spend, num_steps=spend.num_steps * plan.num_rounds)
     tight = pld_epsilon([whole], terms.dp_delta).epsilon
     bought = None
     if terms.dp_epsilon is not None:
@@ -90,6 +117,14 @@ def _bank(mechanism: Mechanism) -> dict[str, Any]:
         "epsilon_pld": tight,
         "rounds_bought": bought,
     }
+
+
+def _of_the_check(check: Mapping[str, Any]) -> tuple[str, ...]:
+    if not check:
+        return ()
+    third = "no answer in time" if check["prv_method"] == "rdp" else human_epsilon(check["prv"])
+    first, second = human_epsilon(check["rdp"]), human_epsilon(check["pld"])
+    return (f"worst bank {check['bank']}: RDP {first}, PLD {second}, PRV {third}",)
 
 
 def as_json(told: Plan) -> str:
@@ -114,6 +149,7 @@ def as_text(told: Plan) -> str:
     notes = (
         f"privacy: {told['mechanism']}; epsilon after {told['num_rounds']} rounds at delta {told['delta']}",
         f"banks in a round: {told['banks_per_round']:g}; client actors: at most {told['actors_at_most']}",
+        *_of_the_check(told.get("cross_check", {})),
         *told["promise"],
         "not protected:",
         *(f"  {line}" for line in told["not_protected"]),

@@ -9,7 +9,7 @@ import pytest
 
 from fedsim.build.plan import as_json, as_text, plan
 from fedsim.core.messages import Spend
-from fedsim.privacy.accounting import rdp_epsilon
+from fedsim.privacy.accounting import Bound, rdp_epsilon
 
 FILE = """
 num_rounds: 5
@@ -54,3 +54,16 @@ def test_a_trusted_server_does_not_weigh_by_rows(tmp_path: Path) -> None:
     assert {bank["releases_per_round"] for bank in told["banks"].values()} == {1}
     assert "as its weight in the mean" not in as_text(told)
     assert told["epsilon"] <= 8
+
+
+def test_a_third_accountant_is_asked_on_demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([Bound(5.0, "prv"), Bound(9.0, "rdp")])
+    monkeypatch.setattr("fedsim.build.plan.prv_epsilon", lambda spends, delta: next(answers))
+    path = tmp_path / "f.yaml"
+    path.write_text(f"{FILE}privacy: {{kind: dp_sgd, noise_multiplier: 1.5, dp_delta: 1e-5}}\n")
+    told = plan(path, (), cross_check=True)
+    check = told["cross_check"]
+    assert check["rdp"] == told["epsilon"] == told["banks"][check["bank"]]["epsilon"]
+    assert "PRV 5.00" in as_text(told)
+    assert "PRV no answer in time" in as_text(plan(path, (), cross_check=True))
+    assert "cross_check" not in plan(path)
