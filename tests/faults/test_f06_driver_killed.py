@@ -100,7 +100,13 @@ def quickstart() -> dict[str, Any]:
     return values
 
 
-def table(folder: Path) -> list[dict[str, Any]]:
+def table(folder: Path) -> list[Any]:
+    """What a run leaves for people, without what depends on time and place."""
     lines = [json.loads(line) for name in ("rounds", "banks") for line in (folder / f"{name}.jsonl").open()]
-    summary = json.loads((folder / "summary.json").read_text())
-    return [{**line, "seconds": 0, "run_dir": ""} for line in (*lines, summary)]
+    return [without_times(line) for line in (*lines, json.loads((folder / "summary.json").read_text()))]
+
+
+def without_times(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {key: without_times(item) for key, item in value.items() if key not in ("seconds", "run_dir")}
