@@ -266,6 +266,19 @@ def doctor(
 
 
 @app.command()
+def bench(
+    workload: opt.Workload,
+    format_: Annotated[opt.Format, typer.Option("--format", help="How the figures are written.")] = opt.Format.TEXT,
+) -> None:
+    """Measure speed and memory on a fixed workload, beside a bare PEFT + Opacus loop in the same minutes."""
+    from fedsim.bench.compare import as_text
+    from fedsim.bench.compare import bench as compared
+
+    figures = compared(workload.value)
+    typer.echo(json.dumps(figures) if format_ is opt.Format.JSON else as_text(figures))
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of scenario files, for editors that complete and check YAML."""
     from fedsim.build.schema import json_schema

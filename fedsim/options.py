@@ -52,3 +52,17 @@ DataRoots = Annotated[
     list[Path] | None, typer.Option("--data-root", metavar="DIR", help="Read nothing outside; repeatable.")
 ]
 Address = Annotated[str | None, typer.Option(metavar="URL", help="The cluster, e.g. http://127.0.0.1:8265.")]
+
+
+class Workloads(StrEnum):
+    W1 = "W1"
+    W2 = "W2"
+    W3 = "W3"
+    W3N = "W3n"
+    W4 = "W4"
+
+
+Workload = Annotated[
+    Workloads,
+    typer.Argument(help="W1, W2: 64 small banks with and without DP; W3, W3n: 8 wider ones; W4: 20 of 1,000."),
+]
