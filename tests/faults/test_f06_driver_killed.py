@@ -102,7 +102,8 @@ def quickstart() -> dict[str, Any]:
 
 def table(folder: Path) -> list[Any]:
     """What a run leaves for people, without what depends on time and place."""
-    lines = [json.loads(line) for name in ("rounds", "banks") for line in (folder / f"{name}.jsonl").open()]
+    texts = [(folder / f"{name}.jsonl").read_text() for name in ("rounds", "banks")]
+    lines = [json.loads(line) for text in texts for line in text.splitlines()]
     return [without_times(line) for line in (*lines, json.loads((folder / "summary.json").read_text()))]
 
 
