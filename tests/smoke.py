@@ -19,7 +19,8 @@ from fedsim.build.prepare import Material, make_job
 from fedsim.core.adapter import AdapterState
 from fedsim.core.events import RoundRow, Served
 from fedsim.core.messages import BankInfo, Exchange, ServerState, TrainJob
-from fedsim.core.scenario import Lora, Scenario
+from fedsim.core.scenario import Scenario
+from fedsim.core.sections import Lora
 from fedsim.engine.driver import Driver
 from fedsim.engine.pool import InlinePool
 from fedsim.models.base import CohortModel

@@ -19,7 +19,8 @@ from fedsim.attacks.planting import Planted, tossed, training
 from fedsim.build.prepare import Job, Material, make_job
 from fedsim.core import seeds
 from fedsim.core.events import Event, Seen, Served, ShadowDone
-from fedsim.core.scenario import Audit, Scenario
+from fedsim.core.scenario import Scenario
+from fedsim.core.sections import Audit
 from fedsim.models.base import CohortModel
 
 DELTA = 1e-5  # where no mechanism says at which delta

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fedsim.core.adapter import AdapterState, Tensors
-from fedsim.core.scenario import Sampling
+from fedsim.core.sections import Sampling
 
 Noise = Literal["gaussian", "discrete"]
 

@@ -22,7 +22,7 @@ from fedsim.core.errors import (
     SecurityError,
 )
 from fedsim.core.events import Action, Failed
-from fedsim.core.scenario import Failures
+from fedsim.core.sections import Failures
 
 Decided = Mapping[str, Action]
 """By bank: "skip" or "alone", as decided when this round was run before."""

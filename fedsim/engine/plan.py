@@ -9,7 +9,7 @@ from fedsim.codecs import Codec
 from fedsim.core.events import BankSummary, Started
 from fedsim.core.messages import BankInfo
 from fedsim.core.rows import BankRows
-from fedsim.core.scenario import Failures
+from fedsim.core.sections import Failures
 from fedsim.engine.secure import Terms
 from fedsim.engine.store import StorePlan
 from fedsim.privacy.base import Curator, Mechanism

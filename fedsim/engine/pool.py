@@ -16,7 +16,7 @@ import numpy as np
 from fedsim.core.adapter import AdapterState, Tensors
 from fedsim.core.errors import FedsimError
 from fedsim.core.events import Failed, Waiting
-from fedsim.core.scenario import Failures
+from fedsim.core.sections import Failures
 from fedsim.engine.actor import ClientActor, describe
 from fedsim.engine.checkpoint import pack_tensors, unpack_tensors
 from fedsim.engine.failures import Decided, decide, failed, of_error

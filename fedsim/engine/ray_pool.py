@@ -20,7 +20,7 @@ import ray
 from ray.exceptions import RayError
 
 from fedsim.core.events import Failed, Waiting
-from fedsim.core.scenario import Failures
+from fedsim.core.sections import Failures
 from fedsim.engine.classify import classify
 from fedsim.engine.failures import Decided, decide, failed
 from fedsim.engine.lease import hold

@@ -21,7 +21,7 @@ from fedsim.core.adapter import AdapterState, stack
 from fedsim.core.errors import ModelError
 from fedsim.core.registry import NoKnobs
 from fedsim.core.rows import Corpus, Rows
-from fedsim.core.scenario import Lora
+from fedsim.core.sections import Lora
 from fedsim.models.lora import Cohort, CohortLinear, Running
 
 

@@ -16,7 +16,7 @@ from fedsim.core.adapter import AdapterState, stack
 from fedsim.core.errors import ModelError
 from fedsim.core.registry import Config as PluginConfig
 from fedsim.core.rows import Corpus, TokenRows
-from fedsim.core.scenario import Lora
+from fedsim.core.sections import Lora
 from fedsim.models.base import BaseModel, CohortModel
 
 PACKAGE = "package:"

@@ -21,7 +21,7 @@ from torch import nn
 
 from fedsim.core.adapter import AdapterState
 from fedsim.core.errors import ModelError, suggest
-from fedsim.core.scenario import Lora
+from fedsim.core.sections import Lora
 from fedsim.models.base import seeded_torch
 from fedsim.models.lora import CohortDense, CohortLinear, Running, replace_module
 

@@ -28,7 +28,7 @@ from fedsim.core.adapter import AdapterState, factor, stack
 from fedsim.core.errors import ModelError
 from fedsim.core.registry import Config as PluginConfig
 from fedsim.core.rows import Corpus, ImageRows
-from fedsim.core.scenario import Lora
+from fedsim.core.sections import Lora
 from fedsim.models.base import BaseModel, CohortModel
 from fedsim.models.convolution import CohortConvolution, CohortNorm, CohortWholeConvolution
 from fedsim.models.hf import fold_middle

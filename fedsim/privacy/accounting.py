@@ -28,7 +28,7 @@ import numpy as np
 
 from fedsim.core.errors import PrivacyConfigError, Problem
 from fedsim.core.messages import Spend
-from fedsim.core.scenario import Sampling
+from fedsim.core.sections import Sampling
 from fedsim.privacy.base import Accountant
 
 # Opacus' own grid plus 11 and three large orders: without them no epsilon below 0.1 could be shown at delta 1e-5.

@@ -28,7 +28,7 @@ from fedsim.core.adapter import Tensors
 from fedsim.core.errors import SecurityError
 from fedsim.core.messages import Exchange, Spend, TrainJob
 from fedsim.core.registry import Config, NoKnobs
-from fedsim.core.scenario import Sampling
+from fedsim.core.sections import Sampling
 from fedsim.privacy.sources import Keyed, RunKey, Seeded, Source
 
 Accountant = Literal["pld", "rdp"]

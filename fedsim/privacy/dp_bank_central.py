@@ -28,7 +28,7 @@ from torch import Tensor
 
 from fedsim.core.adapter import Tensors, flatten, unflatten
 from fedsim.core.messages import Exchange, Spend
-from fedsim.core.scenario import Sampling
+from fedsim.core.sections import Sampling
 from fedsim.privacy.base import BankPlan, Curator, Mechanism
 from fedsim.privacy.gaussian import Gaussian, GaussianTerms, Part, clipped_update
 from fedsim.privacy.sources import Keyed, Seeded, Source

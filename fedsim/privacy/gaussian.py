@@ -18,7 +18,7 @@ from torch import Tensor
 from fedsim.core.adapter import Tensors, flatten, norm, unflatten
 from fedsim.core.errors import PrivacyConfigError
 from fedsim.core.messages import Spend
-from fedsim.core.scenario import Sampling
+from fedsim.core.sections import Sampling
 from fedsim.privacy.accounting import calibrate
 from fedsim.privacy.base import BankPlan, Mechanism, Terms
 from fedsim.privacy.planning import delta_problems

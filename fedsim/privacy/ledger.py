@@ -29,7 +29,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from fedsim.core.errors import BudgetError
 from fedsim.core.messages import Noise, Spend
 from fedsim.core.registry import Config
-from fedsim.core.scenario import Sampling
+from fedsim.core.sections import Sampling
 from fedsim.privacy.accounting import Bound, bound_of, fits, largest, merged, pld_epsilon
 from fedsim.privacy.base import Accountant
 

@@ -8,7 +8,7 @@ import torch
 
 from fedsim.core.latest import Latest
 from fedsim.core.rows import Rows
-from fedsim.core.scenario import Lora
+from fedsim.core.sections import Lora
 from fedsim.models.base import BaseModel, CohortModel
 from fedsim.train.heap import keep_big_blocks
 from fedsim.train.trainer import LocalTraining, Trainer

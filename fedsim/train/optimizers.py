@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from fedsim.core.scenario import Train
+from fedsim.core.sections import Train
 
 
 class Optimizer(ABC):

@@ -23,7 +23,7 @@ from fedsim.core.adapter import AdapterState, Tensors
 from fedsim.core.errors import FedsimError
 from fedsim.core.messages import TrainJob
 from fedsim.core.rows import BankRows, Rows
-from fedsim.core.scenario import Train
+from fedsim.core.sections import Train
 from fedsim.models.base import CohortModel
 from fedsim.models.lora import Cohort
 from fedsim.privacy.base import Mechanism

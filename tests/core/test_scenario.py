@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from fedsim.core.scenario import Evaluate, Lora, Plugin, Resources, Scenario, Train
+from fedsim.core.scenario import Plugin, Scenario
+from fedsim.core.sections import Evaluate, Lora, Resources, Train
 
 
 def scenario(**changed: Any) -> Scenario:

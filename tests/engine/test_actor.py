@@ -15,7 +15,7 @@ from fedsim.core.adapter import AdapterState, Tensors
 from fedsim.core.errors import FedsimError, Problem, ResourceError, ScenarioError
 from fedsim.core.messages import TrainJob
 from fedsim.core.rows import BankRows
-from fedsim.core.scenario import Failures
+from fedsim.core.sections import Failures
 from fedsim.engine.actor import ClientActor, describe, reported
 from fedsim.engine.pool import InlinePool
 from fedsim.engine.resources import Actors

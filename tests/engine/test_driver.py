@@ -14,7 +14,7 @@ from fedsim.codecs import pipeline
 from fedsim.core.adapter import weighted_mean
 from fedsim.core.events import BankDone, Failed, Finished, RoundRow, Served, Started, Waiting
 from fedsim.core.registry import NoKnobs
-from fedsim.core.scenario import Failures
+from fedsim.core.sections import Failures
 from fedsim.engine.actor import ClientActor
 from fedsim.engine.driver import Driver, sample
 from fedsim.engine.failures import Decided

@@ -6,7 +6,7 @@ import pytest
 from ray import exceptions
 
 from fedsim.core.errors import FedsimError, ModelError, QuorumError, ResourceError
-from fedsim.core.scenario import Failures
+from fedsim.core.sections import Failures
 from fedsim.engine.classify import classify
 from fedsim.engine.failures import REMEDIES, STAYING, Cause, Offences, decide, failed, of_error, too_few
 from fedsim.engine.pool import groups

@@ -16,7 +16,7 @@ from fedsim.core.adapter import AdapterState, Tensors, flatten, weighted_mean
 from fedsim.core.errors import FedsimError, QuorumError
 from fedsim.core.events import Finished, RoundRow, Served
 from fedsim.core.messages import TrainJob, Update
-from fedsim.core.scenario import Failures
+from fedsim.core.sections import Failures
 from fedsim.engine.driver import Driver, uplink
 from fedsim.engine.plan import Plan
 from fedsim.engine.pool import InlinePool

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from fedsim.core.scenario import Failures
+from fedsim.core.sections import Failures
 from fedsim.engine.ray_pool import RayPool
 from fedsim.engine.resources import Actors
 from tests.engine import fakes

@@ -27,7 +27,7 @@ from ray.cluster_utils import Cluster
 from fedsim.core.adapter import Tensors
 from fedsim.core.events import Waiting
 from fedsim.core.messages import TrainJob
-from fedsim.core.scenario import Failures
+from fedsim.core.sections import Failures
 from fedsim.engine import slots
 from fedsim.engine.actor import ClientActor
 from fedsim.engine.pool import InlinePool

@@ -10,7 +10,7 @@ from typing import Any
 
 from fedsim.core.errors import FedsimError
 from fedsim.core.events import Event, Failed, RoundRow, Served
-from fedsim.core.scenario import Failures
+from fedsim.core.sections import Failures
 from fedsim.engine.driver import Driver
 from fedsim.engine.plan import Plan
 from fedsim.engine.pool import InlinePool, Pool

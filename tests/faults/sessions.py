@@ -24,7 +24,7 @@ import torch
 from fedsim.core.adapter import Tensors
 from fedsim.core.events import RoundRow
 from fedsim.core.messages import TrainJob
-from fedsim.core.scenario import Failures
+from fedsim.core.sections import Failures
 from fedsim.engine.actor import ClientActor
 from fedsim.engine.driver import Driver
 from fedsim.engine.pool import InlinePool

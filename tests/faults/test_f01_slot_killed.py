@@ -7,7 +7,7 @@ import time
 import pytest
 
 from fedsim.core.errors import QuorumError
-from fedsim.core.scenario import Failures
+from fedsim.core.sections import Failures
 from tests.engine import fakes
 
 pytestmark = pytest.mark.ray

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from fedsim.core.scenario import Failures
+from fedsim.core.sections import Failures
 from fedsim.privacy import ledger
 from fedsim.privacy.ledger import Attempt
 from tests.engine import fakes

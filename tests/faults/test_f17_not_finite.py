@@ -11,7 +11,7 @@ from fedsim.codecs import pipeline
 from fedsim.core.errors import QuorumError
 from fedsim.core.events import Served
 from fedsim.core.messages import TrainJob
-from fedsim.core.scenario import Failures
+from fedsim.core.sections import Failures
 from fedsim.engine import gather, transport
 from fedsim.engine.transport import Downlink, pack, unpack
 from fedsim.engine.validation import Refused

@@ -14,7 +14,7 @@ import torch
 
 from fedsim.core.adapter import norm
 from fedsim.core.errors import ModelError
-from fedsim.core.scenario import Train
+from fedsim.core.sections import Train
 from fedsim.privacy.dp_sgd import DPSGD
 from fedsim.train import trainer as trainer_module
 from fedsim.train.cohort import CohortState

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from fedsim.core.errors import ResourceError
-from fedsim.core.scenario import Failures
+from fedsim.core.sections import Failures
 from fedsim.engine import slots
 from fedsim.engine.ray_pool import SAMPLES, RayPool
 from tests.engine import fakes

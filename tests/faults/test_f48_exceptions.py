@@ -10,7 +10,7 @@ import pytest
 
 from fedsim.core.errors import FedsimError, ModelError
 from fedsim.core.events import Event, Failed
-from fedsim.core.scenario import Failures
+from fedsim.core.sections import Failures
 from fedsim.engine.actor import ClientActor
 from fedsim.records.failures import add_failure, replay_command
 from fedsim.view import Pane, Story

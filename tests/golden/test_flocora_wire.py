@@ -9,7 +9,7 @@ import pytest
 from fedsim.codecs import pipeline
 from fedsim.core.adapter import map_tensors
 from fedsim.core.messages import TrainJob
-from fedsim.core.scenario import Lora
+from fedsim.core.sections import Lora
 from fedsim.engine.transport import Downlink, pack, unpack
 from fedsim.models.vision import ResNetModel
 from fedsim.strategies.base import Outcome

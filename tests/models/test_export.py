@@ -11,7 +11,7 @@ import torch
 
 from fedsim.core.adapter import AdapterState
 from fedsim.core.rows import TokenRows
-from fedsim.core.scenario import Lora
+from fedsim.core.sections import Lora
 from fedsim.models.hf import HuggingFace
 from fedsim.models.lora import Cohort
 from tests import tiny

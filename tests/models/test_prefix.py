@@ -11,7 +11,7 @@ import torch
 
 from fedsim.core.errors import ModelError
 from fedsim.core.rows import Corpus
-from fedsim.core.scenario import Lora
+from fedsim.core.sections import Lora
 from fedsim.models import prefix
 from fedsim.models.hf import HuggingFace
 from fedsim.models.lora import Cohort

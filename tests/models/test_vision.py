@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from fedsim.core.adapter import AdapterState, product
 from fedsim.core.errors import ModelError
 from fedsim.core.rows import Corpus, ImageRows
-from fedsim.core.scenario import Lora
+from fedsim.core.sections import Lora
 from fedsim.models.hf import HuggingFace
 from fedsim.models.lora import Cohort
 from fedsim.models.resnet import Shape, build

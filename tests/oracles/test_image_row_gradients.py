@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from fedsim.core.adapter import AdapterState, flatten
 from fedsim.core.rows import ImageRows
-from fedsim.core.scenario import Lora
+from fedsim.core.sections import Lora
 from fedsim.models.lora import Cohort, replace_module
 from fedsim.models.resnet import Shape, build
 from fedsim.models.vision import ImageClassifier, ResNetModel

@@ -11,7 +11,7 @@ import torch
 
 from fedsim.core.adapter import AdapterState, flatten
 from fedsim.core.rows import TokenRows
-from fedsim.core.scenario import Lora
+from fedsim.core.sections import Lora
 from fedsim.models.base import CohortModel
 from fedsim.models.hf import HuggingFace
 from fedsim.train.cohort import CohortState

@@ -14,7 +14,7 @@ import torch
 from fedsim.core.adapter import flatten
 from fedsim.core.messages import TrainJob
 from fedsim.core.rows import BankRows, Corpus
-from fedsim.core.scenario import Lora, Train
+from fedsim.core.sections import Lora, Train
 from fedsim.models.hf import HuggingFace
 from fedsim.privacy import mechanism_for
 from fedsim.privacy.base import BankPlan

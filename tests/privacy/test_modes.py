@@ -13,7 +13,7 @@ import torch
 from fedsim.core.adapter import flatten, norm, subtract
 from fedsim.core.errors import FedsimError
 from fedsim.core.messages import Spend, TrainJob
-from fedsim.core.scenario import Train
+from fedsim.core.sections import Train
 from fedsim.privacy import MECHANISMS, Mechanism, mechanism_for
 from fedsim.privacy.accounting import pld_epsilon, rdp_epsilon
 from fedsim.privacy.base import BankPlan

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fedsim.core import seeds
 from fedsim.core.adapter import AdapterState
 from fedsim.core.rows import TokenRows
-from fedsim.core.scenario import Lora
+from fedsim.core.sections import Lora
 from fedsim.models.base import CohortModel
 from fedsim.models.hf import HuggingFace
 from fedsim.privacy import Mechanism, mechanism_for

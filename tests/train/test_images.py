@@ -13,7 +13,7 @@ import torch
 from fedsim.core.adapter import norm, subtract, weighted_mean
 from fedsim.core.messages import TrainJob
 from fedsim.core.rows import BankRows, Corpus
-from fedsim.core.scenario import Lora, Train
+from fedsim.core.sections import Lora, Train
 from fedsim.data import SOURCES
 from fedsim.models.vision import ResNetModel
 from fedsim.privacy import mechanism_for

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fedsim.core.scenario import Train
+from fedsim.core.sections import Train
 from fedsim.train.optimizers import learning_rate, make_optimizer
 
 CASES = [

@@ -13,7 +13,7 @@ import torch
 from fedsim.core.adapter import AdapterState, leading, norm, subtract
 from fedsim.core.errors import ModelError
 from fedsim.core.messages import TrainJob
-from fedsim.core.scenario import Lora, Train
+from fedsim.core.sections import Lora, Train
 from fedsim.models.hf import HuggingFace
 from fedsim.privacy import mechanism_for
 from fedsim.privacy.base import BankPlan
