@@ -21,11 +21,12 @@ from ray.exceptions import RayError
 
 from fedsim.core.events import Failed, Waiting
 from fedsim.core.sections import Failures
+from fedsim.engine.calls import Broken, Call, Done, Limit, Ref
 from fedsim.engine.classify import classify
 from fedsim.engine.failures import Decided, decide, failed
 from fedsim.engine.lease import hold
 from fedsim.engine.resources import Actors, cohorts
-from fedsim.engine.slots import Broken, Call, Done, Limit, Ref, Slots, start
+from fedsim.engine.slots import Slots, start
 
 if TYPE_CHECKING:
     import numpy as np

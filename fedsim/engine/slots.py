@@ -26,6 +26,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fedsim.core.errors import ResourceError
 from fedsim.core.events import Waiting
+from fedsim.engine.calls import Broken, Call, Done, Limit, Ref
 from fedsim.engine.classify import classify
 from fedsim.engine.failures import Cause
 from fedsim.engine.resources import Actors
@@ -35,8 +36,6 @@ TELL_S = 10.0  # between two lines about waiting
 END_S = 5.0  # a process that was told to end and has not is killed by its id
 TICK_S = 0.1  # how often an ending process is looked at
 
-Ref = Any  # ray.ObjectRef
-
 
 class State(Enum):
     STARTING = auto()
@@ -44,40 +43,6 @@ class State(Enum):
     BUSY = auto()
     SUSPECT = auto()
     DEAD = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One call that any slot may serve. ``what`` names it in errors."""
-
-    what: str
-    method: str
-    args: tuple[Any, ...]
-    num_returns: int = 1
-    key: int = 0  # for the caller, as are the next two
-    banks: tuple[int, ...] = ()
-    attempt: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """``value`` is the call's first result; ``others`` are references to the rest, which nobody has fetched."""
-
-    call: Call
-    value: Any
-    others: list[Ref]
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """The call has failed and is no longer in the queue."""
-
-    call: Call
-    cause: Cause
-
-
-Limit = Callable[[str], float | None]
-"""Seconds that a call of this method may take; None: any time."""
 
 
 @dataclass(slots=True)

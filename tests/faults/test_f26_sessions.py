@@ -17,9 +17,10 @@ from ray import exceptions
 
 from fedsim.core.errors import ResourceError
 from fedsim.engine import slots
+from fedsim.engine.calls import Call
 from fedsim.engine.classify import classify
 from fedsim.engine.failures import Cause
-from fedsim.engine.slots import Call, Slots, State
+from fedsim.engine.slots import Slots, State
 
 ROOT = Path(__file__).resolve().parents[2]
 CALL = Call("round 1, bank 'east'", "train", ())
