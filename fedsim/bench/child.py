@@ -1,7 +1,7 @@
 """One contender in a process of its own: ``python -m fedsim.bench.child ours|bare SCENARIO OUT``.
 
-OUT is a folder: ``times.json`` holds the Unix time of the start and the end of every round, ``adapter.pt`` the global
-adapter before the first and after the last round, as vectors.
+OUT is a folder: ``times.json`` holds the Unix time of the start and the end of every round, ``adapter.safetensors`` the
+global adapter before the first and after the last round, as vectors.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 
 def _ours(file: Path, out: Path) -> Iterator[object]:
@@ -37,15 +38,16 @@ def _bare(file: Path) -> Iterator[object]:
 
 def main() -> None:
     which, file, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-    times, seen = [], []
+    times: list[float] = []
+    seen: list[Any] = []  # tensors
     for adapter in _ours(file, out) if which == "ours" else _bare(file):
         if adapter is None or which == "bare":
             times.append(time.time())
         if adapter is not None:
             seen.append(adapter)
-    import torch
+    from safetensors.torch import save_file
 
-    torch.save([seen[0], seen[-1]], out / "adapter.pt")
+    save_file({"first": seen[0].clone(), "last": seen[-1].clone()}, out / "adapter.safetensors")
     (out / "times.json").write_text(json.dumps(times), encoding="utf-8")
 
 

@@ -46,12 +46,12 @@ def relative_error(adapter: Tensor, start: Tensor, reference: Tensor) -> float:
 
 
 def _run(which: str, name: str, workload: Workload, file: Path) -> tuple[dict[str, Any], tuple[Any, Any]]:
-    import torch
+    from safetensors.torch import load_file
 
     with tempfile.TemporaryDirectory() as folder:
         measured = measure([sys.executable, "-m", "fedsim.bench.child", which, str(file), folder])
         times = json.loads((Path(folder) / "times.json").read_text())
-        first, last = torch.load(Path(folder) / "adapter.pt")
+        ends = load_file(Path(folder) / "adapter.safetensors")
     rounds = [end - start for start, end in pairwise(times)]
     median, total = statistics.median(rounds), times[-1] - measured.start
     return {
@@ -69,7 +69,7 @@ def _run(which: str, name: str, workload: Workload, file: Path) -> tuple[dict[st
         "cpu_s": round(measured.cpu_s, 1),
         "procs": measured.processes,
         "other_cores": round(measured.other_cores, 2),
-    }, (first, last)
+    }, (ends["first"], ends["last"])
 
 
 def as_text(figures: dict[str, Any]) -> str:

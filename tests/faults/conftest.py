@@ -28,7 +28,7 @@ def ray_faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("faults")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_pool(ray_session: Actors, ray_faults: Path) -> Iterator[RayPool]:
     """Two actors, one bank a call, whichever processes they are by now."""
     actors = replace(ray_session, banks_per_actor=1)
