@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from fedsim.build.load import load_scenario
+from fedsim.core.document import read
 from fedsim.core.errors import BudgetError
 from fedsim.engine.pool import InlinePool
 from fedsim.privacy.ledger import Ledger
@@ -27,7 +29,7 @@ VARIANTS = {
     "flasc": {"strategy": {"kind": "flasc"}, "upload": [{"kind": "affine", "bits": 8}]},
     "error feedback": {
         "upload": [{"kind": "topk", "density": 0.1, "error_feedback": True}],
-        "download": [{"kind": "affine", "bits": 4, "error_feedback": True}],
+        "download": [{"kind": "topk", "density": 0.5, "error_feedback": True}],
         "client_fraction": 0.5,
     },
     "scaffold": {"strategy": {"kind": "scaffold"}},
@@ -73,6 +75,13 @@ def test_control_a_residual_that_is_forgotten_would_be_noticed(tmp_path: Path, m
     assert toys.hashes(tmp_path / "cut") != toys.hashes(tmp_path / "ref")
 
 
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_loop_s_scenarios_load(tmp_path: Path, name: str) -> None:
+    scenario = tmp_path / "scenario.yaml"
+    scenario.write_text(json.dumps(quickstart() | VARIANTS[name]))
+    assert load_scenario(scenario).num_rounds == 10
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_kill_loop(tmp_path: Path, name: str) -> None:
@@ -92,8 +101,6 @@ def test_kill_loop(tmp_path: Path, name: str) -> None:
 
 
 def quickstart() -> dict[str, Any]:
-    from fedsim.core.document import read
-
     values = dict(read(QUICKSTART).data)
     values["data"] = {**values["data"], "rows_per_bank": 300}
     values["train"] = {**values["train"], "local_steps": 3}
