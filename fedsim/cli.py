@@ -7,7 +7,6 @@ import sys
 import traceback
 from collections.abc import Generator
 from contextlib import closing
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -90,6 +89,7 @@ def resume(
     format_: opt.EndFormat = opt.Format.TEXT,
     quiet: opt.Quiet = False,
     inline: opt.InProcess = False,
+    data_roots: opt.DataRoots = None,
     steal_lock: opt.Steal = False,
     fallback: opt.Fallback = True,
     new_noise: opt.NewNoise = False,
@@ -100,7 +100,7 @@ def resume(
     from fedsim.build.run import resume as events_of
 
     how = Resume(True, True, steal_lock, fallback, new_noise)
-    _show(events_of(folder, changes or (), inline, how), format_, quiet, log)
+    _show(events_of(folder, changes or (), inline, data_roots or (), how), format_, quiet, log)
 
 
 def _show(
@@ -152,17 +152,12 @@ def watch(
         raise typer.Exit(code)
 
 
-class Sheets(StrEnum):
-    TEXT = "text"
-    JSON = "json"
-    MARKDOWN = "markdown"
-
-
 @app.command()
 def methods(
     format_: Annotated[
-        Sheets, typer.Option("--format", help="text: a table of 97 columns; markdown and json: titles and sources too.")
-    ] = Sheets.TEXT,
+        opt.Sheets,
+        typer.Option("--format", help="text: a table of 97 columns; markdown and json: titles and sources too."),
+    ] = opt.Sheets.TEXT,
 ) -> None:
     """Compare the federated methods: what each trains, sends, keeps and promises."""
     from fedsim.methods import show
@@ -208,18 +203,10 @@ def plan(
     typer.echo(as_json(told) if format_ is opt.Format.JSON else as_text(told))
 
 
-class Rendering(StrEnum):
-    TEXT = "text"
-    CSV = "csv"
-    JSON = "json"
-    MARKDOWN = "markdown"
-    LATEX = "latex"
-
-
 @app.command()
 def compare(
     folders: Annotated[list[Path], typer.Argument(help="Run directories, or folders that hold some.", metavar="DIR")],
-    format_: Annotated[Rendering, typer.Option("--format", help="How the table is written.")] = Rendering.TEXT,
+    format_: Annotated[opt.Rendering, typer.Option("--format", help="How the table is written.")] = opt.Rendering.TEXT,
     metric: Annotated[str | None, typer.Option(help="The metric. Default: the first that all runs have.")] = None,
     against: Annotated[
         str | None, typer.Option(metavar="KEY=VALUE", help="Also the difference to this, e.g. strategy=fedavg.")
@@ -253,6 +240,7 @@ def report(
 
 @app.command()
 def doctor(
+    runs: opt.RunsFolder = None,
     clean: Annotated[bool, typer.Option("--clean", help="End processes of killed runs, remove their folders.")] = False,
     format_: Annotated[opt.Format, typer.Option("--format", help="How the findings are written.")] = opt.Format.TEXT,
 ) -> None:
@@ -260,7 +248,7 @@ def doctor(
     from fedsim.build.doctor import as_rows, as_text, exit_code
     from fedsim.build.doctor import doctor as examined
 
-    findings = examined(clean)
+    findings = examined(clean, runs)
     typer.echo(json.dumps(as_rows(findings)) if format_ is opt.Format.JSON else as_text(findings))
     raise typer.Exit(exit_code(findings))
 

@@ -14,6 +14,20 @@ class Format(StrEnum):
     JSON = "json"
 
 
+class Sheets(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+    MARKDOWN = "markdown"
+
+
+class Rendering(StrEnum):
+    TEXT = "text"
+    CSV = "csv"
+    JSON = "json"
+    MARKDOWN = "markdown"
+    LATEX = "latex"
+
+
 File = Annotated[Path, typer.Argument(help="Scenario file.", metavar="FILE")]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the scenario; repeatable.")
@@ -50,6 +64,10 @@ CheckNodes = Annotated[
 ]
 DataRoots = Annotated[
     list[Path] | None, typer.Option("--data-root", metavar="DIR", help="Read nothing outside; repeatable.")
+]
+RunsFolder = Annotated[
+    Path | None,
+    typer.Option("--runs", metavar="DIR", help="Where killed runs may lie. Default: results/runs."),
 ]
 Address = Annotated[str | None, typer.Option(metavar="URL", help="The cluster, e.g. http://127.0.0.1:8265.")]
 

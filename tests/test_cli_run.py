@@ -66,13 +66,14 @@ def test_how_to_resume_reaches_the_run(calls, monkeypatch):
 def test_resume_goes_on_in_a_directory(monkeypatch):
     made = []
 
-    def resume(folder, overrides=(), inline=False, how=None):
-        made.append((folder, tuple(overrides), inline, how))
+    def resume(folder, overrides=(), inline=False, data_roots=(), how=None):
+        made.append((folder, tuple(overrides), inline, tuple(data_roots), how))
         yield from stream()
 
     monkeypatch.setitem(sys.modules, "fedsim.build.run", SimpleNamespace(resume=resume))
-    assert call(monkeypatch, "resume", "there", "--set", "num_rounds=9", "--inline", "--quiet") == 0
-    assert made == [(Path("there"), ("num_rounds=9",), True, Resume(wanted=True, required=True))]
+    given = ("--set", "num_rounds=9", "--inline", "--quiet", "--data-root", "d")
+    assert call(monkeypatch, "resume", "there", *given) == 0
+    assert made == [(Path("there"), ("num_rounds=9",), True, (Path("d"),), Resume(wanted=True, required=True))]
 
 
 def test_json_is_alone_on_stdout(calls, monkeypatch, capsys):

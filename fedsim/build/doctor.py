@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +16,10 @@ from typing import Literal
 
 import psutil
 
-from fedsim.core.errors import ResourceError
+from fedsim.core.errors import CheckpointError, ResourceError
 from fedsim.engine import leftovers
 from fedsim.engine.resources import usable_cpus
+from fedsim.records.lock import LOCK, holder_of
 from fedsim.records.record import RUNS
 from fedsim.records.text import human_bytes
 
@@ -36,9 +38,13 @@ class Finding:
     remedy: str = ""
 
 
-def doctor(clean: bool = False) -> list[Finding]:
-    """Everything that is looked at. ``clean`` ends the processes of killed runs and removes their folders."""
-    return [finding for check in CHECKS for finding in check()] + list(_leftovers(clean))
+def doctor(clean: bool = False, runs: Path | None = None) -> list[Finding]:
+    """Everything that is looked at. ``clean`` ends the processes of killed runs and removes their folders.
+
+    ``runs`` (default: results/runs) holds run directories. The lock of a killed run needs no cleaning: whoever goes on
+    with the run takes it over.
+    """
+    return [finding for check in CHECKS for finding in check()] + [*_locks(runs or RUNS), *_leftovers(clean)]
 
 
 def exit_code(findings: Sequence[Finding]) -> int:
@@ -148,6 +154,27 @@ def _devices() -> Iterator[Finding]:
 def _cpu_flags(file: Path = Path("/proc/cpuinfo")) -> set[str]:
     found = re.search(r"^flags\s*: (.*)$", file.read_text(), re.MULTILINE) if file.is_file() else None
     return set(found[1].split()) if found else set()
+
+
+def _locks(runs: Path) -> Iterator[Finding]:
+    """Runs that ended without leaving in good order."""
+    folders = sorted(path.parent for depth in ("*", "*/*") for path in runs.glob(f"{depth}/{LOCK}"))
+    stale = [finding for folder in folders if (finding := _lock(folder))]
+    yield from stale or [Finding("locks", "ok", f"{len(folders)} run directories in {runs}, none of a killed run")]
+
+
+def _lock(folder: Path) -> Finding | None:
+    go_on = f"fedsim resume {shlex.quote(str(folder))}"
+    try:
+        holder = holder_of(folder)
+    except CheckpointError as error:
+        return Finding("locks", "warn", str(error).partition(";")[0], f"{go_on} --steal-lock, if no process uses it")
+    if holder is None or holder.pid is None or (holder.here and holder.alive):
+        return None
+    told = f"{folder} is locked by process {holder.pid} on {holder.host} since {holder.since}"
+    if holder.here:
+        return Finding("locks", "warn", f"{told}, which is gone", go_on)
+    return Finding("locks", "warn", told, f"{go_on} --steal-lock, if that machine is gone for good")
 
 
 def _leftovers(clean: bool) -> Iterator[Finding]:

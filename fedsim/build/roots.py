@@ -19,11 +19,15 @@ def require_inside(runs: Sequence[GridRun], roots: Sequence[Path]) -> None:
 
     Links are followed: what counts is where the file is. Without roots nothing is refused.
     """
-    if roots:
-        real = [os.path.realpath(root) for root in roots]
-        problems = dict.fromkeys(problem for run in runs for problem in _outside(run, real))
-        if problems:
-            raise ScenarioError(problems)
+    if found := dict.fromkeys(problems(runs, roots)):
+        raise ScenarioError(found)
+
+
+def problems(runs: Sequence[GridRun], roots: Sequence[Path]) -> Iterator[Problem]:
+    """One for each file or folder outside; of several runs perhaps the same one again."""
+    real = [os.path.realpath(root) for root in roots]
+    for run in runs if real else ():
+        yield from _outside(run, real)
 
 
 def _outside(run: GridRun, roots: Sequence[str]) -> Iterator[Problem]:

@@ -53,13 +53,18 @@ def run(
 
 
 def resume(
-    folder: Path, overrides: Sequence[str] = (), inline: bool = False, how: Resume = FRESH
+    folder: Path,
+    overrides: Sequence[str] = (),
+    inline: bool = False,
+    data_roots: Sequence[Path] = (),
+    how: Resume = FRESH,
 ) -> Generator[Event, None, None]:
     """Events of a run that goes on in its directory, from its last committed round. CheckpointError when it cannot."""
     file = folder / "scenario.yaml"
     if not file.is_file():
         raise CheckpointError(f"{folder} holds no run that could go on; of a grid start its file again")
-    yield from run(file, overrides, folder, inline, how=replace(how, wanted=True, required=True))
+    how = replace(how, wanted=True, required=True)
+    yield from run(file, overrides, folder, inline, data_roots=data_roots, how=how)
 
 
 def run_scenario(

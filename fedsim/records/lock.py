@@ -48,6 +48,11 @@ class Holder:
             pass
         return self.start == _start_of(self.pid)
 
+    @property
+    def here(self) -> bool:
+        """Whether it is, or was, a process of this machine."""
+        return self.host == socket.gethostname()
+
 
 @dataclass(frozen=True, slots=True)
 class Fence:
@@ -58,7 +63,7 @@ class Fence:
 
     def __call__(self) -> None:
         """CheckpointError when another process has taken over."""
-        holder = _read(self.folder)
+        holder = holder_of(self.folder)
         if holder is None or holder.epoch != self.epoch:
             found = "no lock" if holder is None else f"epoch {holder.epoch}"
             raise CheckpointError(f"{self.folder}: another process has taken over (epoch {self.epoch}, found {found})")
@@ -69,35 +74,35 @@ def acquire(folder: Path, steal: bool = False, above: int = 0) -> Fence:
 
     The epoch is above that of the last holder and above ``above``.
     """
-    host = socket.gethostname()
     with _alone(folder):
         try:
-            holder = _read(folder)
+            holder = holder_of(folder)
         except CheckpointError:
             if not steal:
                 raise
             holder = None
         if holder is not None and holder.pid is not None and not steal:
             who = f"{folder} is locked by process {holder.pid} on {holder.host} since {holder.since}"
-            if holder.host != host:
+            if not holder.here:
                 raise LockedError(f"{who}; if that machine is gone for good: --steal-lock")
             if holder.alive:
                 raise LockedError(f"{who}; wait for it or end it")
         epoch = 1 + max(above, holder.epoch if holder else 0)
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        _write(folder, Holder(epoch, os.getpid(), _start_of(os.getpid()), host, since))
+        _write(folder, Holder(epoch, os.getpid(), _start_of(os.getpid()), socket.gethostname(), since))
     return Fence(folder, epoch)
 
 
 def release(fence: Fence) -> None:
     """Leave in good order; nothing to do for who has been fenced off."""
     with _alone(fence.folder):
-        holder = _read(fence.folder)
+        holder = holder_of(fence.folder)
         if holder is not None and holder.epoch == fence.epoch:
             _write(fence.folder, Holder(holder.epoch, None, "", holder.host, holder.since))
 
 
-def _read(folder: Path) -> Holder | None:
+def holder_of(folder: Path) -> Holder | None:
+    """Who holds a run directory, or held it last; None where nobody has. CheckpointError when that cannot be told."""
     path = folder / LOCK
     try:
         values: dict[str, Any] = json.loads(DISK.read(path))

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from fedsim.build.load import load_grid
-from fedsim.build.roots import require_inside
-from fedsim.core.errors import ScenarioError
+from fedsim.build.roots import problems, require_inside
+from fedsim.build.run import resume
+from fedsim.core.errors import DataError, ScenarioError
 
 SCENARIO = "num_rounds: 1\nnum_clients: 2\ndata: {{kind: table, path: {path}}}\nmodel: {{kind: {model}}}\n"
 
@@ -71,4 +72,18 @@ def test_a_noise_key(root: Path) -> None:
 
 def test_without_roots_nothing_is_refused(root: Path) -> None:
     (root / "s.yaml").write_text(SCENARIO.format(path="../outside/secret.csv", model="embedded"))
-    require_inside(load_grid(root / "s.yaml"), [])
+    runs = load_grid(root / "s.yaml")
+    assert list(problems(runs, [root]))
+    assert list(problems(runs, [])) == []
+
+
+def test_a_run_that_goes_on_is_asked_too(root: Path) -> None:
+    """Its scenario may have been written, or changed, by somebody else."""
+    run = root / "run"
+    run.mkdir()
+    (run / "scenario.yaml").write_text(SCENARIO.format(path=root.parent / "outside" / "secret.csv", model="embedded"))
+    with pytest.raises(ScenarioError, match="outside the data roots") as caught:
+        list(resume(run, data_roots=[root]))
+    assert caught.value.exit_code == 8
+    with pytest.raises(DataError):  # control: the file is read, and is no table
+        list(resume(run))

@@ -81,8 +81,11 @@ def test_a_driver_that_was_robbed_writes_nothing_more(tmp_path: Path) -> None:
 def test_leaving_late_does_not_free_the_lock_of_another(tmp_path: Path) -> None:
     first = acquire(tmp_path)
     second = acquire(tmp_path, steal=True)
+    before = (tmp_path / LOCK).read_bytes()
     release(first)
-    second()
+    assert (tmp_path / LOCK).read_bytes() == before
+    release(second)
+    assert (tmp_path / LOCK).read_bytes() != before, "control"
 
 
 def test_control_without_the_question_whether_it_lives_two_would_write(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from fedsim.build.doctor import Finding, as_rows, as_text, doctor, exit_code
 from fedsim.engine import leftovers
+from fedsim.records.lock import LOCK, Fence, Holder, acquire, release
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
 
@@ -84,6 +86,35 @@ def test_a_process_id_that_is_used_again_is_not_the_owner() -> None:
     born = psutil.Process().create_time()
     assert leftovers._alive(f"{os.getpid()}@{born:.2f}")
     assert not leftovers._alive(f"{os.getpid()}@{born - 100:.2f}")
+
+
+def test_the_lock_of_a_killed_run_is_told_with_what_to_do(tmp_path, monkeypatch) -> None:
+    runs = {name: tmp_path / name for name in ("alive", "ended", "grid/killed", "elsewhere", "damaged")}
+    for folder in runs.values():
+        folder.mkdir(parents=True)
+        fence = acquire(folder)
+    release(fence)  # of "damaged"
+    release(Fence(runs["ended"], 1))
+    change(runs["grid/killed"], pid=4194305)  # no such process id
+    change(runs["elsewhere"], host="far")
+    (runs["damaged"] / LOCK).write_text("{")
+    told = {one.remedy.split()[2]: one for one in doctor(runs=tmp_path) if one.name == "locks"}
+    assert set(told) == {str(runs[name]) for name in ("grid/killed", "elsewhere", "damaged")}
+    killed, far, damaged = (told[str(runs[name])] for name in ("grid/killed", "elsewhere", "damaged"))
+    assert "is locked by process 4194305" in killed.found
+    assert killed.found.endswith("which is gone")
+    assert killed.remedy == f"fedsim resume {runs['grid/killed']}"
+    assert far.remedy.endswith("--steal-lock, if that machine is gone for good")
+    assert "LOCK is damaged" in damaged.found
+
+    monkeypatch.setattr(Holder, "alive", True)  # control
+    assert str(runs["grid/killed"]) not in "".join(one.remedy for one in doctor(runs=tmp_path))
+    (one,) = (one for one in doctor(runs=tmp_path / "alive") if one.name == "locks")
+    assert (one.state, one.found) == ("ok", f"0 run directories in {tmp_path / 'alive'}, none of a killed run")
+
+
+def change(folder: Path, **values: object) -> None:
+    (folder / LOCK).write_text(json.dumps(json.loads((folder / LOCK).read_text()) | values))
 
 
 def test_findings_are_a_table_json_and_an_exit_code() -> None:
