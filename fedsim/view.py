@@ -47,6 +47,7 @@ FOLLOWS = {
     "alone": "trying its banks one by one",
     "skip": "going on without the bank",
     "abort": "ending the run",
+    "clip": "using it at that length",
 }
 WIDTHS = (9, 5, 6, 8, 7, 7, 7, 7, 7)  # of the columns of a round's line: 79 with the gaps
 

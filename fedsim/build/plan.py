@@ -45,7 +45,7 @@ def plan(path: Path, overrides: Sequence[str] = (), cross_check: bool = False) -
     scenario = one.scenario
     with one.document.placing():
         corpus = load_corpus(scenario)
-        banks = divide(scenario, corpus, needed(scenario, corpus))
+        banks, _ = divide(scenario, corpus, needed(scenario, corpus))
         plans = bank_plans(scenario, training_banks(scenario, banks), len(banks), corpus.units)
         mechanisms = list(make_mechanisms(scenario.privacy, plans).values())
         told = plan_of(scenario, mechanisms)

@@ -6,6 +6,7 @@ All that a user can get wrong in data and model fails here, before Ray starts.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -51,6 +52,7 @@ class Material:
     embeddings: np.ndarray | None = None  # (n, d) of the prompts, where the split was made by them
     planted: Planted | None = None  # rows that an audit has marked
     whole: tuple[BankRows, ...] = ()  # the banks before the coins of these rows
+    left_out: tuple[BankRows, ...] = ()  # those that hold no training row
 
     @property
     def num_labels(self) -> int:
@@ -102,14 +104,14 @@ def check_metrics(scenario: Scenario, corpus: Corpus) -> None:
 def share_out(scenario: Scenario, encoded: Encoded) -> Material:
     """Give the rows to banks; mark some of them where the run is audited."""
     seen, audit = needed(scenario, encoded.corpus), scenario.audit
-    banks = divide(scenario, encoded.corpus, seen)
+    banks, left_out = divide(scenario, encoded.corpus, seen)
     if audit is None:
-        return Material(encoded.corpus, banks, encoded.model, encoded.rows, seen)
+        return Material(encoded.corpus, banks, encoded.model, encoded.rows, seen, left_out=left_out)
     planted = plant(banks, audit.canaries, audit.members, scenario.seed)
     corpus = with_canaries(encoded.corpus, planted, scenario.seed)
     with blaming("model"):
         rows = encode(encoded.model, corpus)
-    return Material(corpus, training(banks, planted), encoded.model, rows, seen, planted, banks)
+    return Material(corpus, training(banks, planted), encoded.model, rows, seen, planted, banks, left_out)
 
 
 def fingerprint(material: Material) -> str:
@@ -238,7 +240,19 @@ def make_job(scenario: Scenario, material: Material, run_dir: str, exports: bool
 
 def notes(scenario: Scenario, material: Material, mechanisms: list[Mechanism]) -> tuple[str, ...]:
     """Sentences for the user that a run begins with."""
-    return (*leaks(scenario, material.corpus), *material.model.notes(), *describe(mechanisms))
+    return (
+        *without_rows(material.left_out),
+        *leaks(scenario, material.corpus),
+        *material.model.notes(),
+        *describe(mechanisms),
+    )
+
+
+def without_rows(banks: tuple[BankRows, ...]) -> Iterator[str]:
+    """A sentence on the banks that are left out."""
+    if banks:
+        names = ", ".join([bank.name for bank in banks[:8]] + ["..."] * (len(banks) > 8))
+        yield f"Left out, without a training row (failures.no_rows: skip): {names}."
 
 
 def bank_info(scenario: Scenario, number: int, bank: BankRows) -> BankInfo:

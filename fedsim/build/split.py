@@ -15,14 +15,23 @@ from fedsim.models import MODELS
 from fedsim.models.embedding import embeddings
 
 
-def divide(scenario: Scenario, corpus: Corpus, seen: np.ndarray | None) -> tuple[BankRows, ...]:
-    """The banks of a run, by what is ``seen`` of its texts: DataError when they cannot train or cannot be tested."""
+def divide(
+    scenario: Scenario, corpus: Corpus, seen: np.ndarray | None
+) -> tuple[tuple[BankRows, ...], tuple[BankRows, ...]]:
+    """(the banks of a run, those that are left out for want of training rows), by what is ``seen`` of the texts.
+
+    DataError when they cannot train or cannot be tested.
+    """
     partitioner = PARTITIONERS.create(scenario.partition.kind, scenario.partition.knobs)
+    least = 1 if scenario.failures.no_rows == "error" else 0
     with blaming("partition"):
-        banks = split_banks(corpus, partitioner, scenario.seed, embeddings=seen)
+        split = split_banks(corpus, partitioner, scenario.seed, least, seen)
+        banks = tuple(bank for bank in split if len(bank.train))
+        if not banks:
+            raise DataError("no bank has a training row")
     if not any(len(bank.test) for bank in banks):
         raise DataError("no bank has a test row; add test, e.g. test: {fraction: 0.2}", "data")
-    return banks
+    return banks, tuple(bank for bank in split if not len(bank.train))
 
 
 def leaks(scenario: Scenario, corpus: Corpus) -> list[str]:

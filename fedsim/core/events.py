@@ -54,7 +54,7 @@ class BankDone:
     work: Work | None = field(default=None, compare=False)
 
 
-Action = Literal["retry", "alone", "skip", "abort"]
+Action = Literal["retry", "alone", "skip", "abort", "clip"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,8 @@ class Failed:
     """An attempt at one bank's work that came to nothing, and what is done about it once this event was taken.
 
     ``action``: "retry": once more with the same inputs, which gives the same bits. "alone": the banks of its cohort
-    are tried one by one. "skip": the round goes on without the bank. "abort": the run ends.
+    are tried one by one. "skip": the round goes on without the bank. "abort": the run ends. "clip": the update is used
+    at the length that is allowed.
     """
 
     round: int  # from 1

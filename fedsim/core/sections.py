@@ -208,7 +208,13 @@ class Failures(Section):
         default=2, ge=1, description="refused updates after which a bank is left out of the run (skip)"
     )
     max_norm: float | None = Field(
-        default=None, gt=0, description="L2 norm above which an update is refused; null: any finite one is taken"
+        default=None, gt=0, description="L2 norm above which an update is too long; null: any finite one is taken"
+    )
+    too_long: Literal["refuse", "clip"] = Field(
+        default="refuse", description="an update above max_norm is not used, or used at that length"
+    )
+    no_rows: Literal["error", "skip"] = Field(
+        default="error", description="a bank without training rows ends the run before it starts, or is left out of it"
     )
     deadline_s: float | None = Field(
         default=None, gt=0, description="seconds after which an attempt counts as failed; null: wait"
@@ -222,6 +228,8 @@ class Failures(Section):
         for knob, default in (("quorum", 0.5), ("quarantine", 2)):
             if getattr(self, knob) != default and self.policy != "skip":
                 raise ValueError(f"{knob} has an effect only with policy: skip (got {self.policy})")
+        if self.too_long != "refuse" and self.max_norm is None:
+            raise ValueError("too_long has an effect only with max_norm")
         if self.retries != 2 and self.policy == "abort":
             raise ValueError("retries has an effect only with policy: retry or skip (got abort)")
         if self.deadline_s is not None and self.deadline_factor is not None:

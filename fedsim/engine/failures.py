@@ -146,7 +146,7 @@ class Offences:
     counts: dict[str, int] = field(default_factory=dict)
 
     def note(self, one: Failed) -> None:
-        if one.cause in REFUSALS:
+        if one.cause in REFUSALS and one.action != "clip":
             self.counts[one.bank] = self.counts.get(one.bank, 0) + 1
 
     def barred(self, round_: int, banks: Sequence[str]) -> Iterator[Failed]:

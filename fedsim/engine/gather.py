@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from fedsim.core.errors import QuorumError
 from fedsim.core.events import BankDone, Event, Failed
@@ -13,7 +13,7 @@ from fedsim.engine.plan import Plan
 from fedsim.engine.pool import Answer, Kept, Pool
 from fedsim.engine.transport import Delivery
 from fedsim.engine.uplink import Uplink
-from fedsim.engine.validation import Refused, require_norm, require_tensors
+from fedsim.engine.validation import Refused, bounded, require_tensors
 
 
 @dataclass(slots=True)
@@ -61,12 +61,13 @@ def gather(
     for answer in pool.train(deliveries, before, plan.failures, actions) if deliveries else ():
         if isinstance(answer, Answer):
             gathered.outputs[deliveries[answer.which].to.bank] = answer.reply.digest()
-        told = _used(answer, plan, uplink, deliveries, exchanges, kept) if isinstance(answer, Answer) else answer
-        yield told
-        if isinstance(told, Failed) and told.action == "skip":
-            gathered.missing[told.bank] = Missing(told, sent[told.bank])
-        elif isinstance(told, Failed) and told.cause in REFUSALS:
-            raise QuorumError(str(told))
+        taken = _used(answer, plan, uplink, deliveries, exchanges, kept) if isinstance(answer, Answer) else [answer]
+        for told in taken:
+            yield told
+            if isinstance(told, Failed) and told.action == "skip":
+                gathered.missing[told.bank] = Missing(told, sent[told.bank])
+            elif isinstance(told, Failed) and told.action == "abort" and told.cause in REFUSALS:
+                raise QuorumError(str(told))
     gathered.exchanges = [exchanges[index] for index in sorted(exchanges)]
     return gathered
 
@@ -78,21 +79,24 @@ def _used(
     deliveries: Sequence[Delivery],
     exchanges: dict[int, Exchange],
     kept: dict[str, Kept],
-) -> BankDone | Failed:
-    """Take an answer in; or, where it is not fit for use, the failure that it is."""
+) -> Iterator[BankDone | Failed]:
+    """Take an answer in; or, where it is not fit for use, the failure that it is. One that is clipped is both."""
     delivery = deliveries[answer.which]
     round_, bank = delivery.to.round, delivery.to.bank
     try:
         if not answer.reply.problem:
             require_tensors(answer.reply.delta_shapes, answer.reply.slot_shapes, delivery.job(), plan.rule)
         update = uplink.unpack(answer.reply, delivery)
-        require_norm(update.delta, plan.failures.max_norm)
+        delta, cut = bounded(update.delta, plan.failures)
     except Refused as refused:
         action = decide(plan.failures, refused.cause, 1, 1)
-        return next(failed(refused.cause, round_, [bank], 1, action))
-    exchanges[answer.which] = Exchange(delivery.job(), update)
+        yield from failed(refused.cause, round_, [bank], 1, action)
+        return
+    if cut is not None:
+        yield from failed(cut, round_, [bank], 1, "clip")
+    exchanges[answer.which] = Exchange(delivery.job(), replace(update, delta=delta))
     kept[bank] = answer.kept
-    return BankDone(round_ + 1, bank, len(exchanges), len(deliveries), answer.reply.work)
+    yield BankDone(round_ + 1, bank, len(exchanges), len(deliveries), answer.reply.work)
 
 
 def require_quorum(plan: Plan, missing: Mapping[str, Missing], asked: int) -> None:

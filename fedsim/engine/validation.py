@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from fedsim.core.adapter import Tensors, norm
+from fedsim.core.adapter import Tensors, map_tensors, norm
 from fedsim.core.errors import QuorumError
 from fedsim.core.messages import TrainJob
+from fedsim.core.sections import Failures
 from fedsim.engine.failures import Cause, Name
 from fedsim.strategies.base import LocalRule
 
@@ -61,10 +62,18 @@ def require_finite(tensors: Tensors) -> None:
             raise Refused("not_finite", f"{bad} of {tensor.numel()} values of {name!r} in the update are not finite")
 
 
-def require_norm(delta: Tensors, max_norm: float | None) -> None:
-    """Refused where the update's joint L2 norm is above the scenario's bound."""
-    if max_norm is None or not delta:
-        return
-    found = float(norm(delta))
-    if found > max_norm:
-        raise Refused("too_large", f"the update's norm is {found:.4g}, above failures.max_norm {max_norm:g}")
+def bounded(delta: Tensors, failures: Failures) -> tuple[Tensors, Cause | None]:
+    """(the update at a joint L2 norm within the scenario's bound, why it is not as it came).
+
+    Refused where it is longer and the scenario does not have it clipped.
+    """
+    if failures.max_norm is None or not delta:
+        return delta, None
+    found = norm(delta)
+    if found <= failures.max_norm:
+        return delta, None
+    told = f"the update's norm is {found:.4g}, above failures.max_norm {failures.max_norm:g}"
+    if failures.too_long == "refuse":
+        raise Refused("too_large", told)
+    scale = failures.max_norm / found
+    return map_tensors(lambda tensor: scale * tensor, delta), Cause("too_large", told)

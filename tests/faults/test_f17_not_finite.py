@@ -14,7 +14,7 @@ from fedsim.core.messages import TrainJob
 from fedsim.core.sections import Failures
 from fedsim.engine import gather, transport
 from fedsim.engine.transport import Downlink, pack, unpack
-from fedsim.engine.validation import Refused
+from fedsim.engine.validation import Refused, bounded
 from fedsim.strategies.base import Outcome
 from fedsim.train.values import Trained
 from tests.engine import fakes
@@ -22,6 +22,7 @@ from tests.faults.runs import Run, plan
 
 SKIP = Failures(policy="skip")
 BOUND = Failures(policy="skip", max_norm=1000.0)
+CLIP = Failures(max_norm=10.0, too_long="clip")
 
 WRONG = {
     "nan@update": ("not_finite", "3 of 6 values of 'q.A' in the update are not finite"),
@@ -89,11 +90,47 @@ def test_control_without_the_guards_the_aggregate_is_ruined(tmp_path, monkeypatc
     assert not is_finite(run)
 
 
+def test_f20_or_it_is_clipped_to_the_bound_and_told(tmp_path, reference) -> None:
+    """The hostile bank's pull has a length that the scenario chose; the bank stays, and is charged as ever."""
+    fakes.plant(tmp_path, 0, "north", "huge@update")
+    run = Run.inline(plan(CLIP), tmp_path)
+    (told,) = run.failed
+    assert (told.bank, told.cause, told.action) == ("north", "too_large", "clip")
+    assert run.error is None
+    assert run.rows[1].failed == {}
+    assert run.ledger == reference.ledger
+    fakes.plant(tmp_path, 0, "north", "huge@update")
+    assert run.hash == Run.inline(plan(CLIP), tmp_path).hash
+    assert is_finite(run)
+    loose = Run.inline(plan(Failures(max_norm=1e9, too_long="clip")), tmp_path)
+    assert (loose.hash, loose.failed) == (reference.hash, []), "what is short enough is not touched"
+
+
+def test_f20_a_clipped_update_has_the_norm_of_the_bound() -> None:
+    update = {"a": torch.tensor([3.0, 0.0]), "b": torch.tensor([[4.0]])}
+    clipped, cause = bounded(update, Failures(max_norm=1.0, too_long="clip"))
+    torch.testing.assert_close(clipped, {"a": torch.tensor([0.6, 0.0]), "b": torch.tensor([[0.8]])})
+    assert cause is not None
+    assert cause.message == "the update's norm is 5, above failures.max_norm 1"
+    with pytest.raises(Refused, match=r"above failures\.max_norm 1"):
+        bounded(update, Failures(max_norm=1.0))
+    assert bounded(update, Failures(max_norm=5.0)) == (update, None)
+
+
+def test_f20_a_bank_that_is_clipped_again_and_again_is_not_left_out(tmp_path) -> None:
+    for round_ in (0, 1, 2):
+        fakes.plant(tmp_path, round_, "north", "huge@update")
+    clip = Failures(policy="skip", max_norm=10.0, too_long="clip")
+    run = Run.inline(plan(clip, num_rounds=4), tmp_path)
+    assert [row.failed for row in run.rows] == [{}] * 5
+    assert len(run.failed) == 3
+
+
 def test_control_without_the_guards_a_wrong_shape_is_stretched_to_fit_and_a_long_update_wins(
     tmp_path, monkeypatch, reference
 ) -> None:
     monkeypatch.setattr(gather, "require_tensors", lambda *_: None)
-    monkeypatch.setattr(gather, "require_norm", lambda *_: None)
+    monkeypatch.setattr(gather, "bounded", lambda delta, _: (delta, None))
     fakes.plant(tmp_path, 0, "north", "huge@update")
     run = Run.inline(plan(BOUND), tmp_path)
     assert not run.failed

@@ -65,6 +65,31 @@ def test_f37_a_bank_without_rows_is_named_with_the_knobs_that_did_it(scenario, t
     assert not (tmp_path / "run").exists()
 
 
+def test_f37_or_it_is_left_out_and_the_others_go_on(scenario, tmp_path) -> None:
+    """To the bits of a run in which it never was: its name and its rows are nobody's."""
+    holed = "{kind: dirichlet, num_banks: 6, alpha: 0.05, min_partition_size: 0}"
+    skip = [f"partition={holed}", "failures.no_rows=skip", "train.local_steps=1", "seed=3"]
+    started, *_, finished = run_module.run(scenario, skip, tmp_path / "run", inline=True)
+    (note,) = (note for note in started.notes if note.startswith("Left out, without a training row"))
+    left_out = note.rpartition(": ")[2].rstrip(".").split(", ")
+    there = [bank.name for bank in started.banks]
+    assert left_out
+    assert sorted(left_out + there) == [f"bank-{number:02d}" for number in range(6)]
+    assert list(finished.summary["banks"]) == there
+
+    (tmp_path / "split.json").write_bytes((tmp_path / "run" / "split.json").read_bytes())
+    again = [f"partition={{kind: file, path: {tmp_path / 'split.json'}}}", *skip[2:]]
+    list(run_module.run(scenario, again, tmp_path / "again", inline=True))
+    assert adapter_of(tmp_path / "run") == adapter_of(tmp_path / "again")
+
+    with pytest.raises(DataError, match=r"gets .*rows"):  # control
+        list(run_module.run(scenario, [skip[0], *skip[2:]], tmp_path / "refused", inline=True))
+
+
+def adapter_of(run: Path) -> bytes:
+    return (run / "adapters" / "global" / "adapter_model.safetensors").read_bytes()
+
+
 SPEND = Spend(noise_multiplier=1.0, sample_rate=0.016, num_steps=200)
 
 
