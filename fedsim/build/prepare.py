@@ -35,7 +35,7 @@ from fedsim.strategies import STRATEGIES, LocalRule, Strategy
 from fedsim.strategies.frozen_head import freeze_head
 from fedsim.train.factory import TrainerFactory
 from fedsim.train.metrics import metrics
-from fedsim.train.reuse import tried_rows
+from fedsim.train.reuse import cut_rows, tried_rows
 from fedsim.train.trainer import LocalTraining
 
 ROUNDING = 1e-9  # of an epsilon that is summed round by round, relative
@@ -201,6 +201,7 @@ def make_job(scenario: Scenario, material: Material, run_dir: str, exports: bool
             every=scenario.evaluate.every,
             metrics=partial(metrics, num_labels=material.num_labels, names=scenario.evaluate.metrics),
             per_bank=scenario.evaluate.per_bank,
+            cut_on=cut_rows(banks, scenario.seed) if needs_cut(scenario, material) else None,
         ),
         curator=type(next(iter(mechanisms.values()))).curator(mechanisms),
         notes=notes(scenario, material, list(mechanisms.values())) if num_rounds and exports else (),
@@ -223,9 +224,10 @@ def make_job(scenario: Scenario, material: Material, run_dir: str, exports: bool
         banks={bank.name: bank for bank in banks},
         mechanisms=mechanisms,
         units=material.corpus.units,
-        scored=np.unique(np.concatenate([bank.test for bank in plan.banks])),
+        scored=plan.scored(),
         tried={bank.name: tried_rows(bank, scenario.seed) for bank in banks} if rule.personal else {},
         answer_tokens=scenario.evaluate.answer_tokens,
+        cuts=plan.evaluation.cut_on is not None,
     )
     trainer = TrainerFactory(
         model=material.model,
@@ -236,6 +238,11 @@ def make_job(scenario: Scenario, material: Material, run_dir: str, exports: bool
         threads=actors.threads,
     )
     return Job(plan, ClientFactory(trainer, rule, upload, bank_side(plan.secure_sum)), actors, resources.bank_gauges)
+
+
+def needs_cut(scenario: Scenario, material: Material) -> bool:
+    """Whether a metric asks from which score on the answer is yes."""
+    return task_of(material.num_labels) == "binary" and "f1" in (scenario.evaluate.metrics or METRICS)
 
 
 def notes(scenario: Scenario, material: Material, mechanisms: list[Mechanism]) -> tuple[str, ...]:

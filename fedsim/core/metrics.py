@@ -28,7 +28,7 @@ class MetricInfo:
 METRICS: Mapping[str, MetricInfo] = {
     "auc": MetricInfo("AUC", ("binary", "choice")),  # area under the ROC curve; one against the rest for a choice
     "accuracy": MetricInfo("acc", ("binary", "choice")),  # of the most likely label word
-    "f1": MetricInfo("F1", ("binary", "choice")),  # of the positive word; mean over the words for a choice
+    "f1": MetricInfo("F1", ("binary", "choice")),  # at a threshold from training rows; mean over the words of a choice
     "nll": MetricInfo("NLL", ("binary", "choice", "text"), lower_is_better=True),  # of the answer's tokens, nats
     "ks": MetricInfo("KS", ("binary",)),  # Kolmogorov-Smirnov distance of the two classes' scores
     "brier": MetricInfo("Brier", ("binary",), lower_is_better=True),  # squared error of the positive's probability

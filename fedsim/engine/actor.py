@@ -98,10 +98,10 @@ class ClientActor:
             return self.trainer.evaluate([EvalJob(None, model.adapter, model.frozen, rows)])[0]
 
     def evaluate_own(self, job: TrainJob, kept: Tensors, own: np.ndarray, rows: np.ndarray) -> Scores:
-        """Scores of rows under one bank's own adapter. ``own`` are training rows of the bank."""
+        """Scores of rows under one bank's own adapter, with the threshold that its own training rows ``own`` give."""
         adapter = self.own_adapter(job, kept, own)
         with reported(describe([job])):
-            return self.trainer.evaluate([EvalJob(job.bank, adapter, job.frozen, rows)])[0]
+            return self.trainer.evaluate([EvalJob(job.bank, adapter, job.frozen, rows, cut_on=own)])[0]
 
     def own_adapter(self, job: TrainJob, kept: Tensors, own: np.ndarray) -> AdapterState:
         """The adapter that a bank uses itself under a personal rule."""

@@ -5,13 +5,15 @@ many actors there are; a bank's metrics are a slice of these scores. Under a per
 training) a bank's metrics come from its own adapter, made at the actor from what the bank keeps, again scored once on
 everyone's rows: ``auc`` on the bank's own test rows, ``everyone_auc`` on all.
 
+Where F1 needs a threshold, it is chosen on training rows: everyone's for the global model, a bank's own for its own.
+
 Evaluation is the simulator's instrument: what it moves is not counted as traffic.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -20,6 +22,7 @@ from fedsim.core.messages import ServerState
 from fedsim.engine.plan import Plan
 from fedsim.engine.pool import Kept, OwnJob, Pool
 from fedsim.engine.transport import Address, Parcel
+from fedsim.train.metrics import f1_cut
 from fedsim.train.reuse import tried_rows
 from fedsim.train.values import Scores
 
@@ -49,16 +52,16 @@ def evaluate(plan: Plan, pool: Pool, state: ServerState, kept: Mapping[str, Kept
 
 
 def _global_scores(plan: Plan, pool: Pool, state: ServerState, rows: np.ndarray) -> Scores:
-    chunks = np.split(rows, range(CHUNK_ROWS, len(rows), CHUNK_ROWS))
-    parts = dict(pool.evaluate(Parcel(plan.strategy.serve(state), state.frozen), chunks))
-    ordered = [parts[index] for index in range(len(chunks))]
-    return Scores(
-        rows=rows,
-        labels=np.concatenate([part.labels for part in ordered]),
-        log_probs=np.concatenate([part.log_probs for part in ordered]),
-        nll=np.concatenate([part.nll for part in ordered]),
-        judged=np.concatenate([part.judged for part in ordered]),
-    )
+    chunks, cut_on = _chunks(rows), plan.evaluation.cut_on
+    more = [] if cut_on is None else _chunks(cut_on)
+    parts = dict(pool.evaluate(Parcel(plan.strategy.serve(state), state.frozen), [*chunks, *more]))
+    ordered = [parts[index] for index in range(len(parts))]
+    scores = Scores.joined(ordered[: len(chunks)])
+    return replace(scores, cut=f1_cut(Scores.joined(ordered[len(chunks) :]))) if more else scores
+
+
+def _chunks(rows: np.ndarray) -> list[np.ndarray]:
+    return np.split(rows, range(CHUNK_ROWS, len(rows), CHUNK_ROWS))
 
 
 def _personal_metrics(

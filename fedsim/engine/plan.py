@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from fedsim.codecs import Codec
 from fedsim.core.events import BankSummary, Started
 from fedsim.core.messages import BankInfo
@@ -25,6 +27,7 @@ class Evaluation:
     every: int  # rounds; 0: only before the first and after the last
     metrics: Callable[[Scores], Mapping[str, float]]
     per_bank: bool = True
+    cut_on: np.ndarray | None = None  # (n,) training rows on which the global model's threshold of F1 is chosen
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,11 @@ class Plan:
     audited: bool = False  # whether what crosses in a round is handed out
     exports: bool = True  # whether adapters are handed out at the end; a baseline is only measured
     store: StorePlan | None = None  # where the driver leaves its rounds; None: nowhere
+
+    def scored(self) -> np.ndarray:
+        """(n,) the rows that evaluations of the global model score, sorted."""
+        more = [] if self.evaluation.cut_on is None else [self.evaluation.cut_on]
+        return np.unique(np.concatenate([*(bank.test for bank in self.banks), *more]))
 
     def trainer_of(self, bank: str) -> str:
         """Who trains on a measured bank's rows."""

@@ -3,6 +3,9 @@
 The probability of a label word is the softmax of the length-normalised log-likelihoods over the label words. Ranks use
 its log-odds, which do not saturate where the probability rounds to 1.
 
+F1 of a yes or no is that of a threshold which maximises it on training rows (``f1_cut``): where few rows are positive,
+the likelier word is hardly ever the positive one. Accuracy is that of the likelier word.
+
 A metric that the rows do not define is NaN and never an error: the AUC of rows of one class, anything of no rows, and
 everything of a model that diverged (a score that is not finite).
 """
@@ -83,11 +86,27 @@ def _accuracy(scores: Scores) -> float:
     return float((_answers(scores) == scores.labels).mean())
 
 
+def f1_cut(scores: Scores) -> float:
+    """The log-odds above which the positive word has the highest F1 on these rows, midway between two rows' scores.
+
+    Of equals the highest; 0, the likelier word, where no row is positive or the model has diverged.
+    """
+    truth, odds = scores.labels == POSITIVE, _log_odds(scores, POSITIVE)
+    if not truth.any() or not np.isfinite(odds).all():
+        return 0.0
+    order = np.argsort(-odds)
+    ranked, hits = odds[order], truth[order].cumsum()
+    last = np.flatnonzero(np.diff(ranked, append=-np.inf) < 0)  # the last row answered; rows of one score go together
+    f1 = 2 * hits[last] / (last + 1 + truth.sum())
+    best = last[f1.argmax()]
+    return float((ranked[best] + ranked[best + 1]) / 2) if best + 1 < len(ranked) else -math.inf
+
+
 def _f1(scores: Scores) -> float:
     """F1 of the positive word; NaN when it is neither true nor answered anywhere."""
     from sklearn.metrics import f1_score
 
-    truth, answered = scores.labels == POSITIVE, _answers(scores) == POSITIVE
+    truth, answered = scores.labels == POSITIVE, _log_odds(scores, POSITIVE) > scores.cut
     return float(f1_score(truth, answered, zero_division=math.nan))
 
 

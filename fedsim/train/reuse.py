@@ -14,6 +14,7 @@ from fedsim.core.rows import BankRows, Rows
 from fedsim.privacy.base import BankPlan
 
 TRIED_ROWS = 64  # of its own training rows, a personal bank may look at this many to choose its final adapter
+CUT_ROWS = 512  # of everyone's training rows, the threshold of F1 is chosen on this many
 GROUP_ROWS = 16  # alone, a short row takes twice as long; a larger group saves little and may hold rows never drawn
 EVALUATED_TOGETHER = 256  # rows that one actor scores at a time: a group lies within
 
@@ -23,6 +24,14 @@ def tried_rows(bank: BankRows, seed: int) -> np.ndarray:
     if len(bank.train) <= TRIED_ROWS:
         return bank.train
     return np.sort(seeds.rng(seed, "tried", 0, bank.name).choice(bank.train, TRIED_ROWS, replace=False))
+
+
+def cut_rows(banks: Iterable[BankRows], seed: int) -> np.ndarray:
+    """Everyone's training rows on which the threshold of F1 is chosen for the global model, drawn once for the run."""
+    train = np.unique(np.concatenate([bank.train for bank in banks]))
+    if len(train) <= CUT_ROWS:
+        return train
+    return np.sort(seeds.rng(seed, "threshold").choice(train, CUT_ROWS, replace=False))
 
 
 def trained_groups(

@@ -33,6 +33,7 @@ from fedsim.train.answers import judge
 from fedsim.train.checks import check_moved, check_noise
 from fedsim.train.cohort import CohortState
 from fedsim.train.gradients import Gradients, Tally, row_norms
+from fedsim.train.metrics import f1_cut
 from fedsim.train.optimizers import learning_rate, make_optimizer
 from fedsim.train.reuse import scored_groups, trained_groups
 from fedsim.train.sampling import Drawn, fixed_rows, poisson_rows, poisson_units
@@ -54,6 +55,7 @@ class LocalTraining:
     scored: np.ndarray = field(default_factory=lambda: NOTHING)  # (n,) the rows that evaluations will score, sorted
     tried: Mapping[str, np.ndarray] = field(default_factory=dict)  # by bank: rows to try its own final adapters on
     answer_tokens: int = 0  # of the longest answer that evaluation writes; 0: it writes none
+    cuts: bool = False  # whether evaluation needs a threshold
 
 
 class Trainer:
@@ -180,6 +182,12 @@ class Trainer:
         return [self._evaluate(job) for job in jobs]
 
     def _evaluate(self, job: EvalJob) -> Scores:
+        scores = self._score(job)
+        if job.cut_on is None or not self.local.cuts:
+            return scores
+        return replace(scores, cut=f1_cut(self._score(replace(job, rows=job.cut_on, written=False))))
+
+    def _score(self, job: EvalJob) -> Scores:
         self.model.set_frozen(job.frozen)
         device = self.model.device
         leaves = {name: tensor[None].to(device) for name, tensor in job.adapter.tensors.items()}

@@ -69,6 +69,7 @@ class Recording(fakes.ToyTrainer):
         super().__init__(LocalRule(), None, private=True)
         self.cohorts: list[list[str]] = []
         self.scored: list[tuple[str | None, np.ndarray]] = []
+        self.cut_on: list[list[int] | None] = []
 
     def train(self, jobs: Sequence[TrainJob], kept: Sequence[Tensors]) -> list[Trained]:
         self.cohorts.append([job.bank for job in jobs])
@@ -76,6 +77,7 @@ class Recording(fakes.ToyTrainer):
 
     def evaluate(self, jobs: Sequence[EvalJob]) -> list[Scores]:
         self.scored.extend((job.bank, job.rows) for job in jobs)
+        self.cut_on.extend(None if job.cut_on is None else job.cut_on.tolist() for job in jobs)
         return super().evaluate(jobs)
 
 
@@ -101,6 +103,7 @@ def test_a_personal_bank_chooses_its_adapter_on_few_rows_of_its_own() -> None:
     assert [bank for bank, _ in trainer.scored] == ["east"] * 3
     assert all(np.array_equal(few, rows) for _, rows in trainer.scored[:2]), "both candidates, on the same rows"
     assert np.array_equal(scores.rows, np.arange(20))
+    assert trainer.cut_on == [None, None, few.tolist()], "and its threshold on them, too"
 
 
 def test_the_model_is_loaded_once() -> None:

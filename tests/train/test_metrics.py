@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from sklearn.metrics import accuracy_score, brier_score_loss, f1_score, log_loss, roc_auc_score
 
 from fedsim.core.metrics import METRICS, Metric, all_metric_names, headline, metric_names, worse
-from fedsim.train.metrics import COMPUTE, metrics
+from fedsim.train.metrics import COMPUTE, f1_cut, metrics
 from fedsim.train.values import Scores
 
 
@@ -108,6 +109,41 @@ def test_auc_and_ks_of_one_class_are_nan_and_the_rest_is_known(label):
 def test_f1_without_positives_is_nan():
     assert math.isnan(metrics(binary([0, 0], [0.1, 0.2]), 2, ["f1"])["f1"])
     assert metrics(binary([0, 0], [0.1, 0.9]), 2, ["f1"])["f1"] == 0.0
+
+
+def test_the_threshold_of_f1_by_hand():
+    # answering yes from .4 on: 2 of 3 right, both found, F1 4/5; from .6 on: 1 of 2 right, F1 2/4; from .7 on: 0
+    train = binary([0, 1, 1, 0, 0], [0.7, 0.6, 0.4, 0.3, 0.2])
+    halfway = (math.log(0.4 / 0.6) + math.log(0.3 / 0.7)) / 2
+    assert f1_cut(train) == pytest.approx(halfway)
+    test = replace(binary([1, 0, 1, 0], [0.45, 0.38, 0.3, 0.1]), cut=f1_cut(train))
+    found = metrics(test, 2, ["f1", "accuracy"])
+    assert found["f1"] == pytest.approx(2 * 1 / (2 + 2))  # answered 1 1 0 0; at one half it would be NaN or 0
+    assert found["accuracy"] == pytest.approx(2 / 4)  # all answered no
+
+
+def test_rows_of_one_score_are_answered_alike():
+    # of two rows at .6 one is positive: 1 of 2; with the positive at .4, 2 of 3 right and both found
+    assert f1_cut(binary([0, 1, 1, 0], [0.6, 0.6, 0.4, 0.1])) < math.log(0.4 / 0.6)
+    assert f1_cut(binary([1, 1], [0.3, 0.3])) == -math.inf, "every row is positive: every answer is yes"
+
+
+def test_of_thresholds_that_are_as_good_the_highest():
+    cut = f1_cut(binary([1, 0, 0, 1], [0.9, 0.8, 0.7, 0.6]))  # 1 of 1 (F1 2/3) or all four (F1 4/6)
+    assert cut == pytest.approx((math.log(9) + math.log(4)) / 2)
+
+
+def test_without_a_positive_training_row_the_likelier_word_is_the_answer():
+    assert f1_cut(binary([0, 0], [0.1, 0.9])) == 0.0
+    assert f1_cut(scores([1, 0], np.array([[0.0, math.nan], [0.0, -1.0]]))) == 0.0, "and where the model diverged"
+
+
+def test_the_threshold_is_the_best_of_all_on_its_own_rows():
+    rng = np.random.default_rng(3)
+    labels, p = rng.integers(0, 2, 60), rng.random(60).round(1).clip(0.05, 0.95)
+    rows = binary(labels.tolist(), p.tolist())
+    best = max(f1_score(labels, p >= q) for q in np.unique(p))
+    assert metrics(replace(rows, cut=f1_cut(rows)), 2, ["f1"])["f1"] == pytest.approx(best)
 
 
 def test_macro_auc_of_one_class_is_nan():
