@@ -5,13 +5,14 @@ label    a column with few values; ``labels`` says which answer word each stands
          and of two words the last one is the positive class
 answer   instead of a label: a column of free text
 unit     a column that says whose row it is, for privacy at the level of customers
+where    only rows with one of these values in a column are used
 test     which rows are test rows: by a column, or a fraction by a seeded hash of the row number, so that a row's
          membership depends on nothing but its place in the data and the seed
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -88,6 +89,9 @@ class RowsConfig(LabelsConfig):
         default=None, description="Prompt template: columns in braces, '{amount:,.0f}' with a format."
     )
     missing: str = Field(default="unknown", description="The word for a missing value in the prompt.")
+    where: dict[str, Annotated[tuple[Value, ...], Field(min_length=1)]] | None = Field(
+        default=None, min_length=1, description="Use only rows with one of these values: {state: [CA, NY]}."
+    )
     label: str | None = Field(default=None, min_length=1, description="The column with the label.")
     answer: str | None = Field(
         default=None, min_length=1, description="The column with the answer, where it is free text."
@@ -119,8 +123,10 @@ def to_corpus(raw: RawRows, config: RowsConfig, seed: int) -> Corpus:
     fields = find_fields(raw, config.text, config.label or config.answer)
     wanted = [(name, "the text") for name in fields.template.columns]
     wanted += [] if config.unit is None else [(config.unit, "the unit")]
+    wanted += [(name, "where") for name in config.where or ()]
     check_columns(raw, [*wanted, (fields.answer, "the answer" if config.label is None else "the label")], config.test)
     test = test_rows(raw, config.test, seed)
+    raw, test = rows_where(config.where or {}, raw, test)
     if config.answer is not None or (config.label is None and config.labels is None and not fields.answer_is_label):
         words: tuple[str, ...] = ()
         labels = np.full(len(raw.frame), -1, dtype=np.int64)
@@ -146,6 +152,28 @@ def check_columns(raw: RawRows, wanted: Sequence[tuple[str, str]], test: HeldOut
         raise DataError(f"{raw.name}: {absent[0]}.{more}")
 
 
+def rows_where(where: Mapping[str, Sequence[Value]], raw: RawRows, test: np.ndarray) -> tuple[RawRows, np.ndarray]:
+    """(raw, test) of the rows that have one of the wanted values in every column. DataError for one that no row has."""
+    chosen = np.ones(len(raw.frame), dtype=bool)
+    for column, values in where.items():
+        found, codes = coded(raw, column, "values to choose by")
+        for value in map(plain, values):
+            if value not in found:
+                raise DataError(f"{raw.name}: no row has {column} = {value!r}; its values are {_listing(list(found))}")
+        chosen &= np.isin(codes, [found.index(plain(value)) for value in values])
+    if where and test[chosen].all():
+        raise DataError(f"{raw.name}: where leaves no row for training")
+    return raw.take(np.flatnonzero(chosen)), test[chosen]
+
+
+def coded(raw: RawRows, column: str, purpose: str) -> tuple[tuple[str, ...], np.ndarray]:
+    """``encode`` of a column. DataError when it holds no single values."""
+    try:
+        return encode(raw.frame[column].to_numpy())
+    except TypeError as error:
+        raise DataError(f"{raw.name}: column {column!r} holds lists or objects, not {purpose}") from error
+
+
 def at_most(
     max_rows: int | None, raw: RawRows, labels: np.ndarray, test: np.ndarray, seed: int
 ) -> tuple[RawRows, np.ndarray, np.ndarray]:
@@ -159,10 +187,7 @@ def at_most(
 
 def labels_of(raw: RawRows, column: str, config: LabelsConfig) -> tuple[tuple[str, ...], np.ndarray]:
     """(label words, (n,) int64 index). DataError for values outside the set, or too many to be labels."""
-    try:
-        found, codes = encode(raw.frame[column].to_numpy())
-    except TypeError as error:
-        raise DataError(f"{raw.name}: column {column!r} holds lists or objects, not labels") from error
+    found, codes = coded(raw, column, "labels")
     if config.labels is None and not 2 <= len(found) <= MAX_FOUND_LABELS:
         raise DataError(
             f"{raw.name}: column {column!r} has {len(found)} different values, so it is no label as it stands; "
@@ -179,10 +204,7 @@ def labels_of(raw: RawRows, column: str, config: LabelsConfig) -> tuple[tuple[st
 
 def units_of(raw: RawRows, column: str) -> np.ndarray:
     """(n,) int64: the same number for rows of the same customer. DataError where a row does not say whose it is."""
-    try:
-        codes = encode(raw.frame[column].to_numpy())[1]
-    except TypeError as error:
-        raise DataError(f"{raw.name}: column {column!r} holds lists or objects, not customers") from error
+    codes = coded(raw, column, "customers")[1]
     _refuse(raw, column, codes < 0, "expected a customer: a row without one cannot be protected with its customer's")
     return codes
 
@@ -198,11 +220,7 @@ def test_rows(raw: RawRows, test: HeldOut | None, seed: int) -> np.ndarray:
         return np.zeros(len(raw.frame), dtype=bool)
     if test.fraction is not None:
         return _hashed(len(raw.frame), seeds.derive(seed, "test rows")) < test.fraction
-    values = raw.frame[test.column]
-    try:
-        found, codes = encode(values.to_numpy())
-    except TypeError as error:
-        raise DataError(f"{raw.name}: column {test.column!r} holds lists or objects, no test marks") from error
+    found, codes = coded(raw, str(test.column), "test marks")
     wanted = plain(test.value)
     if wanted not in found:
         raise DataError(f"{raw.name}: no row has {test.column} = {wanted!r}; its values are {_listing(list(found))}")
