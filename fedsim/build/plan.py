@@ -7,7 +7,6 @@ from the mechanisms and accountants that the run itself uses. What epsilon does 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from fedsim.records.table import Table
 from fedsim.records.text import UNKNOWN, human_epsilon
 
 Plan = Mapping[str, Any]
+Customers = Sequence[tuple[float, tuple[str, ...]]]  # (epsilon, banks) of those with rows at several, the worst first
 
 ALWAYS_OPEN = (
     "the number of rows of each bank, which sets its sampling rate",
@@ -37,7 +37,7 @@ def plan(path: Path, overrides: Sequence[str] = (), cross_check: bool = False) -
     """The plan of a scenario file as plain values, with a third accountant's epsilon if asked for.
 
     ScenarioError, DataError as ``fedsim run`` would raise them."""
-    from fedsim.build.mechanisms import bank_plans, make_mechanisms
+    from fedsim.build.mechanisms import bank_plans, make_mechanisms, of_customers, together
     from fedsim.build.prepare import load_corpus
     from fedsim.build.split import divide, needed, training_banks
 
@@ -46,9 +46,10 @@ def plan(path: Path, overrides: Sequence[str] = (), cross_check: bool = False) -
     with one.document.placing():
         corpus = load_corpus(scenario)
         banks, _ = divide(scenario, corpus, needed(scenario, corpus))
-        plans = bank_plans(scenario, training_banks(scenario, banks), len(banks), corpus.units)
-        mechanisms = list(make_mechanisms(scenario.privacy, plans).values())
-        told = plan_of(scenario, mechanisms)
+        trained = training_banks(scenario, banks)
+        made = make_mechanisms(scenario.privacy, bank_plans(scenario, trained, len(banks), corpus.units))
+        mechanisms = list(made.values())
+        told = plan_of(scenario, mechanisms, of_customers(made, together(scenario, trained, corpus.units)))
         return {**told, "cross_check": checked(mechanisms)} if cross_check else told
 
 
@@ -65,8 +66,8 @@ def checked(mechanisms: Sequence[Mechanism]) -> Mapping[str, Any]:
     return {"bank": worst.plan.name, "rdp": rdp, "pld": tight, "prv": prv, "prv_method": method}
 
 
-def plan_of(scenario: Scenario, mechanisms: Sequence[Mechanism]) -> Plan:
-    """The plan of a run with these banks."""
+def plan_of(scenario: Scenario, mechanisms: Sequence[Mechanism], customers: Customers = ()) -> Plan:
+    """The plan of a run with these banks, and with these customers of several banks."""
     first = mechanisms[0]
     cohort = max(1, round(scenario.client_fraction * len(mechanisms)))
     actors = Actors(scenario.resources.num_actors, banks_per_actor=scenario.resources.banks_per_actor)
@@ -79,7 +80,8 @@ def plan_of(scenario: Scenario, mechanisms: Sequence[Mechanism]) -> Plan:
         "num_rounds": scenario.num_rounds,
         "delta": first.terms.dp_delta if first.terms else None,
         "accountant": first.terms.accountant if first.terms else None,
-        "epsilon": None if None in epsilons else max(epsilons),
+        "epsilon": None if None in epsilons else max((*epsilons, *(epsilon for epsilon, _ in customers))),
+        "customers": [{"banks": list(names), "epsilon": epsilon} for epsilon, names in customers],
         "banks": banks,
         "banks_per_round": first.plan.bank_rate * len(mechanisms) if first.central else cohort,
         "actors_at_most": scenario.resources.num_actors or num_cohorts(cohort, actors),
@@ -90,10 +92,8 @@ def plan_of(scenario: Scenario, mechanisms: Sequence[Mechanism]) -> Plan:
 
 def _whole(mechanism: Mechanism) -> Spend | None:
     """The charge of all rounds that a bank may take part in; None without noise."""
-    spend = mechanism.spend(mechanism.plan.steps_per_round)
-    if spend is None or spend.noise_multiplier == 0:
-        return None
-    return replace(spend, num_steps=spend.num_steps * mechanism.plan.num_rounds)
+    spend = mechanism.whole_spend()
+    return None if spend is None or spend.noise_multiplier == 0 else spend
 
 
 def _bank(mechanism: Mechanism) -> dict[str, Any]:
@@ -150,6 +150,7 @@ def as_text(told: Plan) -> str:
         f"privacy: {told['mechanism']}; epsilon after {told['num_rounds']} rounds at delta {told['delta']}",
         f"banks in a round: {told['banks_per_round']:g}; client actors: at most {told['actors_at_most']}",
         *_of_the_check(told.get("cross_check", {})),
+        *(f"a customer of {', '.join(c['banks'])}: epsilon {human_epsilon(c['epsilon'])}" for c in told["customers"]),
         *told["promise"],
         "not protected:",
         *(f"  {line}" for line in told["not_protected"]),

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from fedsim.attacks.planting import Planted, plant, training, with_canaries
-from fedsim.build.mechanisms import bank_plans, hand_out_key, make_mechanisms
+from fedsim.build.mechanisms import bank_plans, hand_out_key, make_mechanisms, of_customers, together, told_of
 from fedsim.build.secure import bank_side, secure_sum
 from fedsim.build.split import divide, leaks, needed, test_rows, training_banks
 from fedsim.codecs import CODECS, Codec, Sparsifier, pipeline
@@ -175,6 +175,8 @@ def make_job(scenario: Scenario, material: Material, run_dir: str, exports: bool
     plans = bank_plans(scenario, banks, len(material.banks), material.corpus.units)
     mechanisms = make_mechanisms(scenario.privacy, plans)
     hand_out_key(scenario, material.corpus, Path(run_dir), mechanisms)
+    shared = together(scenario, banks, material.corpus.units)
+    all_notes = (*notes(scenario, material, [*mechanisms.values()]), *told_of(of_customers(mechanisms, shared)))
     terms = next(iter(mechanisms.values())).terms
     cap = terms.dp_epsilon if terms else None
     if cap is not None and scenario.privacy.knobs.get("noise_multiplier") is None:
@@ -195,7 +197,7 @@ def make_job(scenario: Scenario, material: Material, run_dir: str, exports: bool
         banks=test_rows(scenario, material.banks),
         infos=tuple(bank_info(scenario, number, bank) for number, bank in enumerate(banks)),
         mechanisms=mechanisms,
-        ledger=partial(Ledger, terms.dp_delta, terms.accountant) if terms else partial(Ledger, 0.0),
+        ledger=partial(Ledger, terms.dp_delta, terms.accountant, together=shared) if terms else partial(Ledger, 0.0),
         dp_cap=cap,
         evaluation=Evaluation(
             every=scenario.evaluate.every,
@@ -204,7 +206,7 @@ def make_job(scenario: Scenario, material: Material, run_dir: str, exports: bool
             cut_on=cut_rows(banks, scenario.seed) if needs_cut(scenario, material) else None,
         ),
         curator=type(next(iter(mechanisms.values()))).curator(mechanisms),
-        notes=notes(scenario, material, list(mechanisms.values())) if num_rounds and exports else (),
+        notes=all_notes if num_rounds and exports else (),
         failures=scenario.failures,
         secure_sum=secure_sum(scenario, strategy, list(mechanisms.values())),
         audited=scenario.audit is not None and exports,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from fedsim.core import seeds
-from fedsim.core.errors import DataError, PrivacyConfigError, Problem, blaming
+from fedsim.core.errors import DataError, blaming
 from fedsim.core.rows import BankRows, Corpus
 from fedsim.core.scenario import Scenario
 from fedsim.data import PARTITIONERS, split_banks
@@ -13,6 +15,8 @@ from fedsim.data.leaks import separating
 from fedsim.data.text import Template
 from fedsim.models import MODELS
 from fedsim.models.embedding import embeddings
+
+MOST_SETS = 64  # of banks with customers in common, that are accounted apart
 
 
 def divide(
@@ -55,16 +59,24 @@ def embed(scenario: Scenario, corpus: Corpus) -> np.ndarray:
         return embeddings(MODELS.create(scenario.model.kind, scenario.model.knobs), corpus)
 
 
-def refuse_shared_units(banks: tuple[BankRows, ...], units: np.ndarray) -> None:
-    """PrivacyConfigError when a customer trains two banks: what these charge adds up, and accounts are per bank."""
-    customers = np.concatenate([np.unique(units[bank.train]) for bank in banks])
-    shared = len(customers) - len(np.unique(customers))
-    if shared:
-        message = (
-            f"customers of several banks pay at each of them, and epsilon is told per bank ({shared} second accounts "
-            "here); split by a column that keeps a customer's rows together"
-        )
-        raise PrivacyConfigError([Problem(where="", key="partition", message=message)])
+def shared_customers(banks: Sequence[BankRows], units: np.ndarray) -> tuple[tuple[str, ...], ...]:
+    """The sets of banks, in bank order, at which some customer has training rows at once; none within another.
+
+    Where they are more than MOST_SETS, the one set of all their banks, which is charged no less.
+    """
+    homes: dict[object, list[int]] = {}
+    for place, bank in enumerate(banks):
+        for customer in np.unique(units[bank.train]).tolist():
+            homes.setdefault(customer, []).append(place)
+    common = {frozenset(places) for places in homes.values() if len(places) > 1}
+    sets: list[frozenset[int]] = []
+    for one in sorted(common, key=len, reverse=True):
+        if not any(one < other for other in sets):
+            sets.append(one)
+        if len(sets) > MOST_SETS:
+            sets = [frozenset[int]().union(*common)]
+            break
+    return tuple(tuple(banks[place].name for place in places) for places in sorted(map(sorted, sets)))
 
 
 def training_banks(scenario: Scenario, banks: tuple[BankRows, ...]) -> tuple[BankRows, ...]:

@@ -99,7 +99,8 @@ class Driver:
         if plan.exports:
             yield from self._served(state)
         status = "completed" if state.round == plan.num_rounds else "budget_exhausted"
-        yield Finished(status, self.summary.result(status, clock.total(), self._tight_epsilons()))
+        tight, shared = self._tight_epsilons(), self.ledger.tight_together()
+        yield Finished(status, self.summary.result(status, clock.total(), tight, shared))
 
     # ------------------------------------------------------------------------------------------ what is durable
 

@@ -34,7 +34,7 @@ def round_row(
         num_rounds=plan.num_rounds,
         metrics=evaluated.metrics,
         banks=tuple(rows),
-        epsilon=max(epsilons.values()),
+        epsilon=ledger.worst(),
         bytes_up=sum(update.bytes_up for update in updates.values())
         + sum(one.bytes_up for one in gathered.missing.values()),
         bytes_down=sum(update.bytes_down for update in updates.values())

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -180,6 +180,11 @@ class Mechanism(ABC):
     def release(self, delta: Tensors, source: Source) -> dict[str, Tensor]:
         """The update as it may leave the bank."""
         return dict(delta)
+
+    def whole_spend(self) -> Spend | None:
+        """The charge of all rounds that the bank may take part in; None when nothing is promised."""
+        spend = self.spend(self.plan.steps_per_round)
+        return spend and replace(spend, num_steps=spend.num_steps * self.plan.num_rounds)
 
     @abstractmethod
     def spend(self, num_steps: int) -> Spend | None:

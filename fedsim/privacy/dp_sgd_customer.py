@@ -7,8 +7,8 @@ Protected are all rows of one customer of one bank, however many there are; the 
 Neighbours are two data sets of one bank that differ by one customer added or removed. The data source's ``unit`` names
 the column.
 
-A customer of several banks is protected at each of them, and what these charge adds up; the ledger has one account per
-bank, so a run in which a customer has rows at two banks is refused.
+A customer of several banks is protected at each of them, and what these charge adds up: the run's epsilon is that of
+the worst customer, and its cap is obeyed by every customer.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """What each bank has paid over the whole run: append-only, one account per bank, never rolled back.
 
-Banks hold different people, so accounts are not added: the run's epsilon is that of its worst bank. The server sees who
-takes part in a round, so client sampling amplifies nothing and the steps counted are those that a bank was told to do.
+The run's epsilon is that of its worst bank, as banks hold different people. Where they do not, a person of several
+banks pays at each of them: ``together`` names the banks of such people, what these were charged adds up, and the run's
+epsilon and its cap are those of the worst person. The server sees who takes part in a round, so client sampling
+amplifies nothing and the steps counted are those that a bank was told to do.
 A bank that has not trained has epsilon 0; one that trained without a mechanism has epsilon inf.
 
 A round is charged twice on disk. The *intent* is durable before any job of the round is sent, so that whatever happens
@@ -100,11 +102,18 @@ Attempt = tuple[Intent, dict[str, str]]  # and its outputs so far
 class Ledger:
     """``delta`` and ``accountant`` are those of the run's mechanism; without a mechanism they are never used.
 
+    ``together``: sets of banks that have a protected person in common.
     With a log the ledger continues what the log holds: BudgetError when that cannot be right.
     """
 
-    def __init__(self, delta: float = 1e-5, accountant: Accountant = "rdp", log: Log | None = None) -> None:
-        self.delta, self.accountant, self._log = delta, accountant, log
+    def __init__(
+        self,
+        delta: float = 1e-5,
+        accountant: Accountant = "rdp",
+        log: Log | None = None,
+        together: Sequence[tuple[str, ...]] = (),
+    ) -> None:
+        self.delta, self.accountant, self._log, self.together = delta, accountant, log, together
         self._attempts: dict[int, list[Attempt]] = {}  # by round
         self._spent: dict[str, tuple[Spend, ...]] = {}
         self._unprotected: set[str] = set()
@@ -205,20 +214,35 @@ class Ledger:
         return Bound(math.inf, "rdp") if bank in self._unprotected else pld_epsilon(self.spent(bank), self.delta)
 
     def worst(self) -> float:
-        """The largest epsilon of any bank: the run's epsilon."""
-        return max((self.epsilon(bank) for bank in self._unprotected | self._spent.keys()), default=0.0)
+        """The largest epsilon of any bank, or of any person of several banks: the run's epsilon."""
+        alone = [self.epsilon(bank) for bank in self._unprotected | self._spent.keys()]
+        shared = [bound_of(self._spent_by(banks), self.delta, self.accountant).epsilon for banks in self.together]
+        return max((*alone, *shared), default=0.0)
+
+    def tight_together(self) -> Bound | None:
+        """The tight epsilon of the worst person of several banks; None where there is none."""
+        return max((pld_epsilon(self._spent_by(banks), self.delta) for banks in self.together), default=None)
+
+    def _spent_by(self, banks: Sequence[str]) -> list[Spend]:
+        return [spend for bank in banks for spend in self.spent(bank)]
 
     # -------------------------------------------------------------------------------------------------- budget
 
     def allows(self, charge: Charge, cap: float) -> bool:
-        """Whether a round may be sent: no bank's epsilon would exceed ``cap``. What was paid for before is free."""
+        """Whether a round may be sent: nobody's epsilon would exceed ``cap``. What was paid for before is free."""
         tried = self._attempts.get(charge.round, [])
         tries = [*tried, (self._intent(charge), dict[str, str]())]
+        new: dict[str, Spend] = {}
         for bank, spend in charge.spends.items():
             more = _count(tries, charge.inputs, bank) - _count(tried, charge.inputs, bank)
-            if more and self.would_exceed(bank, spend and replace(spend, num_steps=more * spend.num_steps), cap):
+            more_spend = spend and replace(spend, num_steps=more * spend.num_steps)
+            if more and self.would_exceed(bank, more_spend, cap):
                 return False
-        return True
+            if more and more_spend:
+                new[bank] = more_spend
+        paying = [banks for banks in self.together if not new.keys().isdisjoint(banks)]
+        totals = [[*self._spent_by(banks), *(new[bank] for bank in banks if bank in new)] for banks in paying]
+        return all(fits(total, cap, self.delta, self.accountant) for total in totals)
 
     def would_exceed(self, bank: str, spend: Spend | None, cap: float) -> bool:
         """Whether one more ``spend`` would take the bank above ``cap``; nothing exceeds an infinite cap."""

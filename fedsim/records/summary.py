@@ -11,7 +11,8 @@
 
 ``epsilon`` is what the run's accountant has charged and its cap obeyed; ``epsilon_pld`` is the tight value for the same
 steps, and ``epsilon_pld_method`` says "rdp" where no tighter one was computed. Outside ``banks`` they are the worst
-bank's. They and ``delta`` are null where nothing is promised, ``epsilon_pld`` also in a run that did not come to its
+bank's, or of the worst customer where customers are protected and have rows at several banks: its banks' charges add
+up. They and ``delta`` are null where nothing is promised, ``epsilon_pld`` also in a run that did not come to its
 end. ``spend`` is what the accountant was told: where rows are protected, the local steps; with a bank-level mechanism,
 one a round. Without a mechanism it has noise_multiplier 0.
 """
@@ -77,29 +78,38 @@ class Summary:
         self._totals = {bank.name: _Total(bank) for bank in started.banks}
         self._metrics: Mapping[str, float] = {}
         self._rounds = self._bytes_up = self._bytes_down = 0
+        self._epsilon = 0.0  # of the worst bank or customer
 
     def add(self, row: RoundRow) -> None:
         """A finished round."""
         for bank in row.banks:
             self._totals[bank.bank].add(bank)
         self._metrics = row.metrics or self._metrics
-        self._rounds = row.round
+        self._rounds, self._epsilon = row.round, row.epsilon
         self._bytes_up += row.bytes_up
         self._bytes_down += row.bytes_down
 
-    def result(self, status: str, seconds: float, tight: Tight | None = None) -> dict[str, object]:
-        """The object as it stands now. ``seconds`` is the wall-clock time; ``tight`` is of every bank, or not known."""
+    def result(
+        self, status: str, seconds: float, tight: Tight | None = None, shared: tuple[float, str] | None = None
+    ) -> dict[str, object]:
+        """The object as it stands now. ``seconds`` is the wall-clock time.
+
+        ``tight`` is of every bank, or not known; ``shared`` of the worst customer of several banks, if there is one.
+        """
         banks = {name: total.result(tight[name] if tight else None) for name, total in self._totals.items()}
-        worst_pld = _worst(banks, "epsilon_pld")
+        worst, worst_pld = _worst(banks, "epsilon")["epsilon"], _worst(banks, "epsilon_pld")
+        tightest = (worst_pld["epsilon_pld"], worst_pld["epsilon_pld_method"])
+        if tightest[0] is not None and shared is not None:
+            tightest = max(tightest, shared)
         return {
             "run_dir": self._run_dir,
             "status": status,
             "rounds": self._rounds,
             "metrics": dict(self._metrics),
             "banks": banks,
-            "epsilon": _worst(banks, "epsilon")["epsilon"],
-            "epsilon_pld": worst_pld["epsilon_pld"],
-            "epsilon_pld_method": worst_pld["epsilon_pld_method"],
+            "epsilon": None if worst is None else max(worst, self._epsilon),
+            "epsilon_pld": tightest[0],
+            "epsilon_pld_method": tightest[1],
             "bytes_up": self._bytes_up,
             "bytes_down": self._bytes_down,
             "seconds": seconds,

@@ -242,3 +242,21 @@ def test_no_schedule_of_crashes_hides_a_release(schedule, repeatable) -> None:
     charged = sum(spend.num_steps for spend in Ledger(1e-5, log=paper).spent("a")) // STEPS
     assert charged >= len(released)
     assert Ledger(1e-5, log=paper).epsilon("a") >= rdp_epsilon([ROUND] * len(released), 1e-5)
+
+
+def test_a_person_of_two_banks_pays_at_both_and_the_cap_is_theirs() -> None:
+    ledger = Ledger(1e-5, together=[("a", "b")])
+    other = Spend(1.0, 0.03, 20)
+    charge(ledger, 0, "a", ROUND)
+    assert ledger.worst() == ledger.epsilon("a")
+    charge(ledger, 0, "b", other)
+    charge(ledger, 0, "c", other)
+    both = rdp_epsilon([ROUND, other], 1e-5)
+    assert ledger.worst() == pytest.approx(both)
+    assert both > ledger.epsilon("b")
+    assert ledger.tight_together() == pld_epsilon([ROUND, other], 1e-5)
+    more = Charge(1, "inputs", {"a": ROUND, "b": other})
+    after = rdp_epsilon([ROUND, ROUND, other, other], 1e-5)
+    assert ledger.allows(more, after + 1e-9)
+    assert not ledger.allows(more, after - 1e-3)
+    assert Ledger(1e-5).tight_together() is None
