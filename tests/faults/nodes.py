@@ -1,20 +1,14 @@
-"""Faults of nodes, each on a cluster of its own: a head without CPUs for the driver, and nodes of one CPU for actors.
-
-``python -c "from tests.faults.nodes import main; main('f03', folder)"`` prints what happened as one line of JSON. A
-program of its own, because the session's Ray instance is another cluster.
-"""
+"""Faults of nodes, each on a cluster of its own: a head for the driver, and nodes of one CPU for actors."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,39 +20,30 @@ from ray.cluster_utils import Cluster
 
 from fedsim.core.adapter import Tensors
 from fedsim.core.events import Waiting
-from fedsim.core.messages import TrainJob
 from fedsim.core.sections import Failures
 from fedsim.engine import slots
-from fedsim.engine.actor import ClientActor
 from fedsim.engine.pool import InlinePool
 from fedsim.engine.ray_pool import RayPool
 from fedsim.engine.resources import Actors
 from fedsim.train.values import Trained
-from tests.engine import fakes
+from tests.faults.apart import Struck, make_client, result
 from tests.faults.runs import Run, plan
 
 BIG = 50_000  # floats: too much to travel inside a reply, so that it lies in the object store of its node
 
 
-class Trainer(fakes.ToyTrainer):
-    """Keeps something big; in round 2 the bank "north" once does something to the raylet of its node."""
+class Trainer(Struck):
+    """Every bank keeps something big; "north" once does something to the raylet of its node."""
 
-    def __init__(self, folder: Path, what: str) -> None:
-        super().__init__(fakes.LocalRule(), None, private=True)
-        self.folder, self.what = folder, what
-
-    def _train(self, job: TrainJob, kept: Tensors) -> Trained:
-        if job.round == 1 and job.bank == "north" and not (self.folder / "pid").exists():
+    def before(self) -> None:
+        if not (self.folder / "pid").exists():
             (self.folder / "pid").write_text(str(os.getpid()))
             STRIKES[self.what](self.folder)
-        trained = super()._train(job, kept)
+
+    def after(self, trained: Trained, kept: Tensors, strikes: bool) -> Trained:
         count = kept.get("big", torch.zeros(BIG)) + 1
         outcome = replace(trained.outcome, kept={**trained.outcome.kept, "big": count})
         return replace(trained, outcome=outcome, oracle={**trained.oracle, "big": float(count.mean())})
-
-
-def nothing(folder: Path) -> None:
-    pass
 
 
 def kill_raylet(folder: Path) -> None:
@@ -78,21 +63,7 @@ def stop_raylet(folder: Path) -> None:
     time.sleep(600)
 
 
-STRIKES: dict[str, Callable[[Path], None]] = {"kill": kill_raylet, "stop": stop_raylet, "": nothing}
-
-
-@dataclass(frozen=True)
-class MakeTrainer:
-    folder: Path
-    what: str
-
-    def __call__(self) -> Trainer:
-        return Trainer(self.folder, self.what)
-
-
-def make_client(folder: Path, what: str) -> ClientActor:
-    of = plan()
-    return ClientActor(MakeTrainer(folder, what), of.rule, of.upload)
+STRIKES: dict[str, Callable[[Path], None]] = {"kill": kill_raylet, "stop": stop_raylet}
 
 
 @contextmanager
@@ -112,21 +83,18 @@ def on_nodes(
     number: int, actors: int, folder: Path, what: str, failures: Failures, num_rounds: int = 3
 ) -> dict[str, Any]:
     """The run, and the same inline; with the number of nodes, actors and what is done to a raylet."""
-    reference = Run.of(plan(num_rounds=num_rounds), InlinePool(make_client(folder, ""), Actors(banks_per_actor=1)))
-    (folder / "pid").unlink()
+    reference = Run.of(
+        plan(num_rounds=num_rounds), InlinePool(make_client(Trainer, folder, ""), Actors(banks_per_actor=1))
+    )
     size = Actors(num_actors=actors, cpus=1, banks_per_actor=1)
     with nodes(number):
-        pool = RayPool(ray.put(partial(make_client, folder, what)), size)
+        pool = RayPool(ray.put(partial(make_client, Trainer, folder, what)), size)
         start = time.monotonic()
         run = Run.of(plan(failures, num_rounds=num_rounds), pool)
         seconds = time.monotonic() - start
         pool.close()
     waited = [event.message for event in run.events if isinstance(event, Waiting)]
-    return {
-        "same": run.hash == reference.hash != "none",
-        "same_ledger": run.ledger == reference.ledger,
-        "failed": [(one.bank, one.round, one.attempt, one.cause, one.action) for one in run.failed],
-        "error": None if run.error is None else [run.error.exit_code, str(run.error)],
+    return result(run, reference) | {
         "waited": waited,
         "seconds": seconds,
         "pid_alive": psutil.pid_exists(int((folder / "pid").read_text())),
@@ -149,10 +117,4 @@ def f05(folder: Path) -> dict[str, Any]:
     return on_nodes(1, 1, folder, "kill", Failures())
 
 
-def main(name: str, folder: str) -> None:
-    found = {"f03": f03, "f04": f04, "f05": f05}[name](Path(folder))
-    sys.stdout.write(json.dumps(found) + "\n")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+PROGRAMS = {"f03": f03, "f04": f04, "f05": f05}

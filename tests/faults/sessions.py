@@ -1,17 +1,13 @@
-"""Faults of a whole Ray session, each in a session of its own, since Ray reads its settings when it starts.
-
-``python -c "from tests.faults.sessions import main; main('f26', folder)"`` prints what happened as one line of JSON.
-"""
+"""Faults of a whole Ray session, each in a session of its own, since Ray reads its settings when it starts."""
 
 from __future__ import annotations
 
 import gc
 import json
 import os
-import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,15 +19,16 @@ import torch
 
 from fedsim.core.adapter import Tensors
 from fedsim.core.events import RoundRow
-from fedsim.core.messages import TrainJob
 from fedsim.core.sections import Failures
-from fedsim.engine.actor import ClientActor
 from fedsim.engine.driver import Driver
+from fedsim.engine.plan import Plan
 from fedsim.engine.pool import InlinePool
 from fedsim.engine.ray_pool import RayPool
 from fedsim.engine.resources import Actors
 from fedsim.train.values import Trained
 from tests.engine import fakes
+from tests.faults import toys
+from tests.faults.apart import Struck, make_client, result
 from tests.faults.runs import Run, plan
 
 TWO = Actors(num_actors=2, cpus=0.25, banks_per_actor=1)
@@ -39,40 +36,22 @@ MB = 1 << 20
 STEP_MB, MOST_MB = 64, 8192  # what a hog takes at a time, and at most
 
 
-class Trainer(fakes.ToyTrainer):
-    """In round 2 the bank "north" eats memory, or keeps more than the object store and its disk can hold."""
+class Trainer(Struck):
+    """The bank "north" once eats memory, or keeps more than the object store and its disk can hold."""
 
-    def __init__(self, folder: Path, what: str) -> None:
-        super().__init__(fakes.LocalRule(), None, private=True)
-        self.folder, self.what = folder, what
-
-    def _train(self, job: TrainJob, kept: Tensors) -> Trained:
-        strikes = job.round == 1 and job.bank == "north"
-        if strikes and self.what == "hog" and not (self.folder / "eaten").exists():
+    def before(self) -> None:
+        if self.what == "hog" and not (self.folder / "eaten").exists():
             (self.folder / "eaten").touch()
             eaten = []
             for _ in range(MOST_MB // STEP_MB):
                 eaten.append(np.ones(STEP_MB * MB // 8))
                 time.sleep(0.05)
-        trained = super()._train(job, kept)
-        if strikes and self.what == "fill":
-            outcome = trained.outcome
-            return replace(trained, outcome=replace(outcome, kept={**outcome.kept, "big": torch.ones(300 * MB // 4)}))
-        return trained
 
-
-@dataclass(frozen=True)
-class MakeTrainer:
-    folder: Path
-    what: str
-
-    def __call__(self) -> Trainer:
-        return Trainer(self.folder, self.what)
-
-
-def make_client(folder: Path, what: str) -> ClientActor:
-    of = plan()
-    return ClientActor(MakeTrainer(folder, what), of.rule, of.upload)
+    def after(self, trained: Trained, kept: Tensors, strikes: bool) -> Trained:
+        if not (strikes and self.what == "fill"):
+            return trained
+        outcome = trained.outcome
+        return replace(trained, outcome=replace(outcome, kept={**outcome.kept, "big": torch.ones(300 * MB // 4)}))
 
 
 def session(settings: Mapping[str, str], **options: Any) -> None:
@@ -80,23 +59,21 @@ def session(settings: Mapping[str, str], **options: Any) -> None:
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, **options)
 
 
-def result(run: Run, reference: Run) -> dict[str, Any]:
-    return {
-        "same": run.hash == reference.hash != "none",
-        "same_ledger": run.ledger == reference.ledger,
-        "failed": [(one.bank, one.round, one.attempt, one.cause, one.action) for one in run.failed],
-        "messages": [one.message for one in run.failed],
-        "error": None if run.error is None else [run.error.exit_code, str(run.error)],
-    }
-
-
-def on_ray(folder: Path, what: str, failures: Failures | None = None) -> dict[str, Any]:
-    reference = Run.of(plan(), InlinePool(make_client(folder, ""), Actors(banks_per_actor=1)))
-    pool = RayPool(ray.put(partial(make_client, folder, what)), TWO)
-    run = Run.of(plan(failures), pool)
+def on_ray(
+    folder: Path, what: str, failures: Failures | None = None, num_rounds: int = 2, store: bool = False
+) -> dict[str, Any]:
+    """A run on the session's two actors, beside the same inline, in which nothing happens."""
+    inline = InlinePool(make_client(Trainer, folder, ""), Actors(banks_per_actor=1))
+    reference = Run.of(plan(num_rounds=num_rounds), inline)
+    pool = RayPool(ray.put(partial(make_client, Trainer, folder, what)), TWO)
+    run = Run.of(stored(folder / "run") if store else plan(failures, num_rounds), pool)
     pool.close()
     ray.shutdown()
     return result(run, reference)
+
+
+def stored(folder: Path) -> Plan:
+    return replace(plan(), store=toys.store(folder))
 
 
 def f26(folder: Path) -> dict[str, Any]:
@@ -107,18 +84,23 @@ def f26(folder: Path) -> dict[str, Any]:
 
 
 def f29(folder: Path) -> dict[str, Any]:
-    """The object store is full and so, as it seems to Ray, is the disk."""
+    """The object store is full and so, as it seems to Ray, is the disk; later there is room, in another process."""
     session({"RAY_local_fs_capacity_threshold": "0.01"}, object_store_memory=100 * MB)
-    return on_ray(folder, "fill")
+    found = on_ray(folder, "fill", store=True)
+    committed = len(list((folder / "run" / "rounds").glob("[0-9]*")))
+    inline = InlinePool(make_client(Trainer, folder, ""), Actors(banks_per_actor=1))
+    resumed = Run.of(stored(folder / "run"), inline)
+    reference = Run.of(stored(folder / "reference"), inline)
+    return found | {"committed": committed, "resumed": result(resumed, reference)}
 
 
 def f32(folder: Path) -> dict[str, Any]:
     """Calls between Ray's processes are lost or late."""
     lost = {"num_failures": 50, "req_failure_prob": 10, "resp_failure_prob": 10, "in_flight_failure_prob": 10}
     calls = {f"{prefix}CoreWorkerService.grpc_client.PushTask": lost for prefix in ("", "ray::rpc::")}
-    settings = {"RAY_testing_rpc_failure": json.dumps(calls), "RAY_testing_asio_delay_us": "*=0:2000"}
-    session(settings)
-    return on_ray(folder, "")
+    late = "CoreWorkerService.grpc_server.PushTask=1000:200000"  # microseconds; Ray itself does not bear "*"
+    session({"RAY_testing_rpc_failure": json.dumps(calls), "RAY_testing_asio_delay_us": late})
+    return on_ray(folder, "", Failures(retries=50), num_rounds=10)
 
 
 def f46(folder: Path, num_rounds: int = 500) -> dict[str, Any]:
@@ -148,8 +130,4 @@ def f46(folder: Path, num_rounds: int = 500) -> dict[str, Any]:
     }
 
 
-FAULTS: dict[str, Callable[[Path], dict[str, Any]]] = {"f26": f26, "f29": f29, "f32": f32, "f46": f46}
-
-
-def main(name: str, folder: str) -> None:
-    sys.stdout.write(json.dumps(FAULTS[name](Path(folder))) + "\n")
+PROGRAMS = {"f26": f26, "f29": f29, "f32": f32, "f46": f46}

@@ -6,21 +6,17 @@ Also F31: what banks keep lies in the object store of a node that is gone, and w
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import time
-from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 from fedsim.engine.lease import LOOK_S
 from tests.engine import fakes
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.faults.apart import ROOT, told_by
 
 PARENT = """
 import os, subprocess, sys, time
@@ -53,26 +49,10 @@ def test_an_orphan_ends_itself() -> None:
     unguarded.kill()
 
 
-def on_cluster(name: str, folder: Path) -> dict[str, Any]:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    environment |= {
-        "HOME": str(folder),
-        "PYTHONPATH": str(ROOT),
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_raylet_start_wait_time_s": "300",
-    }
-    command = f"from tests.faults.nodes import main; main({name!r}, {str(folder)!r})"
-    done = subprocess.run(
-        [sys.executable, "-c", command], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
-    )
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_f3_its_work_moves_and_its_orphan_ends(tmp_path) -> None:
-    found = on_cluster("f03", tmp_path)
+    found = told_by("tests.faults.nodes", "f03", tmp_path)
     (failed,) = found["failed"]
     assert failed[:3] == ["north", 2, 1]
     assert failed[3] in ("unreachable", "died", "node_lost")
@@ -85,7 +65,7 @@ def test_f3_its_work_moves_and_its_orphan_ends(tmp_path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_f4_the_deadline_comes_first_and_the_late_answer_is_not_counted(tmp_path) -> None:
-    found = on_cluster("f04", tmp_path)
+    found = told_by("tests.faults.nodes", "f04", tmp_path)
     assert found["failed"] == [["north", 2, 1, "late", "retry"]]
     assert (found["same"], found["same_ledger"], found["error"]) == (True, True, None)
 
@@ -93,7 +73,7 @@ def test_f4_the_deadline_comes_first_and_the_late_answer_is_not_counted(tmp_path
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_f5_waits_with_a_line_now_and_then_and_ends_with_the_arithmetic(tmp_path) -> None:
-    found = on_cluster("f05", tmp_path)
+    found = told_by("tests.faults.nodes", "f05", tmp_path)
     assert len(found["waited"]) == 2
     code, message = found["error"]
     assert code == 4

@@ -4,13 +4,8 @@ F46: five hundred rounds. The programs are in ``tests.faults.sessions``.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections import deque
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ray import exceptions
@@ -21,6 +16,7 @@ from fedsim.engine.calls import Call
 from fedsim.engine.classify import classify
 from fedsim.engine.failures import Cause
 from fedsim.engine.slots import Slots, State
+from tests.faults.apart import told_by
 
 ROOT = Path(__file__).resolve().parents[2]
 CALL = Call("round 1, bank 'east'", "train", ())
@@ -78,49 +74,41 @@ def test_f29_control_no_more_calls_than_the_window_are_sent() -> None:
     assert len(sent) == 4
 
 
-def in_session(name: str, folder: Path) -> dict[str, Any]:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    environment |= {
-        "HOME": str(folder),
-        "PYTHONPATH": str(ROOT),
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_raylet_start_wait_time_s": "300",
-    }
-    command = f"from tests.faults.sessions import main; main({name!r}, {str(folder)!r})"
-    done = subprocess.run(
-        [sys.executable, "-c", command], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
-    )
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_f26_a_process_that_ate_the_memory_is_replaced(tmp_path) -> None:
-    found = in_session("f26", tmp_path)
+    found = told_by("tests.faults.sessions", "f26", tmp_path)
     assert ["north", 2, 1, "out_of_memory", "retry"] in found["failed"]
     assert (found["same"], found["same_ledger"], found["error"]) == (True, True, None)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_f29_a_full_disk_ends_the_run_with_its_own_code(tmp_path) -> None:
-    found = in_session("f29", tmp_path)
-    assert {cause for _, _, _, cause, _ in found["failed"]} == {"disk_full"}
-    assert found["error"][0] == 4
+def test_f29_a_full_disk_ends_the_run_with_its_own_code_and_it_can_go_on(tmp_path) -> None:
+    """What a bank keeps is found to be nowhere when the round is committed: it is not."""
+    found = told_by("tests.faults.sessions", "f29", tmp_path)
+    code, message = found["error"]
+    assert (code, found["same"]) == (4, False)
+    assert "disk full" in message
+    assert found["committed"] == 2, "rounds 0 and 1"
+    resumed = found["resumed"]
+    assert (resumed["same"], resumed["same_ledger"], resumed["error"]) == (True, True, None)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_f32_lost_calls_move_no_bit(tmp_path) -> None:
-    found = in_session("f32", tmp_path)
+    found = told_by("tests.faults.sessions", "f32", tmp_path)
+    assert {cause for _, _, _, cause, _ in found["failed"]} == {"unreachable"}, "control: some were lost"
     assert (found["same"], found["same_ledger"], found["error"]) == (True, True, None)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_f46_five_hundred_rounds_leave_nothing_behind(tmp_path) -> None:
-    found = in_session("f46", tmp_path)
+def test_f46_five_hundred_rounds_leave_nothing_behind(tmp_path, capsys) -> None:
+    found = told_by("tests.faults.sessions", "f46", tmp_path)
+    with capsys.disabled():
+        print(f"\n{found}")
     assert found["driver_kb_per_round"] < 50
     assert found["actor_kb_per_round"] < 50
     assert found["fds"][1] <= found["fds"][0] + 2
