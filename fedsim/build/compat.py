@@ -173,6 +173,25 @@ def own_pace(plan: Plan) -> Iterator[Finding]:
         yield ("client_fraction",), message, CONFIG
 
 
+def late_banks(plan: Plan) -> Iterator[Finding]:
+    """A bank may be missing at first only where nothing counts on the number of banks."""
+    scenario, method = plan.scenario, plan.scenario.strategy.kind
+    if scenario.joins is None:
+        return
+    mechanism = plan.families["privacy"][scenario.privacy.kind]
+    reason = ""
+    if method in ("pooled", "zero_shot"):
+        reason = f"with strategy {method!r} no bank takes part in rounds"
+    elif plan.sheet.asynchronous:
+        reason = f"strategy {method!r} samples no banks: who is ready sends"
+    elif mechanism.central or mechanism.needs_sum:
+        reason = f"{scenario.privacy.kind!r} accounts for one number of banks in all rounds"
+    elif plan.families["secure_aggregation"][scenario.secure_aggregation.kind].active:
+        reason = f"{scenario.secure_aggregation.kind!r} is set up for one number of banks in all rounds"
+    if reason:
+        yield ("joins",), f"{reason}; remove joins", CONFIG
+
+
 def plain_sgd(plan: Plan) -> Iterator[Finding]:
     train, method = plan.scenario.train, plan.scenario.strategy.kind
     if plan.sheet.needs_sgd and (train.optimizer != "sgd" or train.momentum != 0):
@@ -245,6 +264,7 @@ CHECKS: tuple[Callable[[Plan], Iterator[Finding]], ...] = (
     secure_sums,
     frozen_head,
     own_pace,
+    late_banks,
     sum_alone,
     plain_sgd,
     rate_that_ends_at_zero,

@@ -22,9 +22,16 @@ Together = tuple[tuple[str, ...], ...]  # names of banks that have a customer in
 
 
 def bank_plans(
-    scenario: Scenario, banks: tuple[BankRows, ...], num_banks: int, units: np.ndarray | None = None
+    scenario: Scenario,
+    banks: tuple[BankRows, ...],
+    num_banks: int,
+    units: np.ndarray | None = None,
+    joins: Mapping[str, int] | None = None,
 ) -> list[BankPlan]:
-    """Every bank's sampling. An expected batch is never larger than the bank; a pooled one is a whole round's."""
+    """Every bank's sampling. An expected batch is never larger than the bank; a pooled one is a whole round's.
+
+    ``joins`` holds the first round of banks that are not there from the beginning: they train in fewer.
+    """
     train, plans = scenario.train, []
     pooled = scenario.strategy.kind == "pooled"
     times = max(1, round(scenario.client_fraction * num_banks)) if pooled else 1
@@ -35,6 +42,7 @@ def bank_plans(
         size = min(size, bank.num_examples)
         if train.sampling == "fixed":
             size = max(1, round(size))
+        rounds = scenario.num_rounds + 1 - (joins or {}).get(bank.name, 1)
         steps = steps_of(train.local_steps, train.local_epochs, bank.num_examples, size)
         plans.append(
             BankPlan(
@@ -42,7 +50,7 @@ def bank_plans(
                 num_examples=bank.num_examples,
                 batch_size=size,
                 steps_per_round=steps,
-                num_rounds=mechanism.rounds_of_a_bank(scenario.num_rounds, len(banks), scenario.client_fraction),
+                num_rounds=mechanism.rounds_of_a_bank(rounds, len(banks), scenario.client_fraction),
                 num_units=None if units is None else len(np.unique(units[bank.train])),
                 num_banks=len(banks),
                 bank_rate=scenario.client_fraction,

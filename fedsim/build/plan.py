@@ -37,6 +37,7 @@ def plan(path: Path, overrides: Sequence[str] = (), cross_check: bool = False) -
     """The plan of a scenario file as plain values, with a third accountant's epsilon if asked for.
 
     ScenarioError, DataError as ``fedsim run`` would raise them."""
+    from fedsim.build.joins import joins_of
     from fedsim.build.mechanisms import bank_plans, make_mechanisms, of_customers, together
     from fedsim.build.prepare import load_corpus
     from fedsim.build.split import divide, needed, training_banks
@@ -47,7 +48,8 @@ def plan(path: Path, overrides: Sequence[str] = (), cross_check: bool = False) -
         corpus = load_corpus(scenario)
         banks, _ = divide(scenario, corpus, needed(scenario, corpus))
         trained = training_banks(scenario, banks)
-        made = make_mechanisms(scenario.privacy, bank_plans(scenario, trained, len(banks), corpus.units))
+        late = joins_of(scenario, corpus, trained)
+        made = make_mechanisms(scenario.privacy, bank_plans(scenario, trained, len(banks), corpus.units, late))
         mechanisms = list(made.values())
         told = plan_of(scenario, mechanisms, of_customers(made, together(scenario, trained, corpus.units)))
         return {**told, "cross_check": checked(mechanisms)} if cross_check else told

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from fedsim.attacks.planting import Planted, plant, training, with_canaries
+from fedsim.build.joins import joins_of, told_of_joins
 from fedsim.build.mechanisms import bank_plans, hand_out_key, make_mechanisms, of_customers, together, told_of
 from fedsim.build.secure import bank_side, secure_sum
 from fedsim.build.split import divide, leaks, needed, test_rows, training_banks
@@ -172,11 +173,16 @@ def make_job(scenario: Scenario, material: Material, run_dir: str, exports: bool
     strategy: Strategy = STRATEGIES.create(scenario.strategy.kind, scenario.strategy.knobs)
     banks = training_banks(scenario, material.banks)
     num_rounds = 0 if scenario.strategy.kind == "zero_shot" else scenario.num_rounds
-    plans = bank_plans(scenario, banks, len(material.banks), material.corpus.units)
+    joins = joins_of(scenario, material.corpus, banks)
+    plans = bank_plans(scenario, banks, len(material.banks), material.corpus.units, joins)
     mechanisms = make_mechanisms(scenario.privacy, plans)
     hand_out_key(scenario, material.corpus, Path(run_dir), mechanisms)
     shared = together(scenario, banks, material.corpus.units)
-    all_notes = (*notes(scenario, material, [*mechanisms.values()]), *told_of(of_customers(mechanisms, shared)))
+    all_notes = (
+        *notes(scenario, material, [*mechanisms.values()]),
+        *told_of(of_customers(mechanisms, shared)),
+        *told_of_joins(joins),
+    )
     terms = next(iter(mechanisms.values())).terms
     cap = terms.dp_epsilon if terms else None
     if cap is not None and scenario.privacy.knobs.get("noise_multiplier") is None:
@@ -196,6 +202,7 @@ def make_job(scenario: Scenario, material: Material, run_dir: str, exports: bool
         upload=upload,
         banks=test_rows(scenario, material.banks),
         infos=tuple(bank_info(scenario, number, bank) for number, bank in enumerate(banks)),
+        joins=joins,
         mechanisms=mechanisms,
         ledger=partial(Ledger, terms.dp_delta, terms.accountant, together=shared) if terms else partial(Ledger, 0.0),
         dp_cap=cap,

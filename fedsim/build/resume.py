@@ -38,6 +38,8 @@ def refused_changes(then: Mapping[str, Any], scenario: Scenario) -> list[str]:
         told = f"num_rounds: {then['num_rounds']} -> {now['num_rounds']}"
         if scenario.train.lr_schedule != "constant":
             changes.append(f"{told} (train.lr_schedule is spread over the rounds)")
+        if scenario.joins is not None and scenario.joins.column is not None:
+            changes.append(f"{told} (joins.column is spread over the rounds)")
         if scenario.privacy.knobs.get("dp_epsilon") and scenario.privacy.knobs.get("noise_multiplier") is None:
             changes.append(f"{told} (the noise is calibrated to the rounds)")
     return changes

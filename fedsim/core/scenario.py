@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fedsim.core.sections import Audit, Evaluate, Failures, Listed, Lora, Resources, Section, Train
+from fedsim.core.sections import Audit, Evaluate, Failures, Joins, Listed, Lora, Resources, Section, Train
 
 Baseline = Literal["zero_shot", "local", "pooled"]
 
@@ -56,6 +56,9 @@ class Scenario(Section):
     client_fraction: float = Field(default=1.0, gt=0, le=1, description="share of the banks that take part in a round")
     data: Plugin = Field(description="where the rows come from")
     partition: Plugin = Field(default=Plugin(kind="iid"), description="which bank holds which rows")
+    joins: Joins | None = Field(
+        default=None, description="banks that join late; null: all are there from the first round"
+    )
     model: Plugin = Field(description="the frozen base model")
     lora: Lora = Field(default=Lora(), description="the adapter that is trained")
     train: Train = Field(default=Train(), description="local training")

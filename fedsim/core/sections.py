@@ -177,6 +177,31 @@ class Audit(Section):
         return self
 
 
+class Joins(Section):
+    """Banks that join late: before its first round a bank is neither drawn nor charged. It holds what it holds."""
+
+    rounds: dict[str, Annotated[int, Field(ge=1)]] | None = Field(
+        default=None,
+        min_length=1,
+        description="first round of banks by name, from 1; the others are there from the first",
+    )
+    column: str | None = Field(
+        default=None,
+        min_length=1,
+        description="a column of times: as if the rounds walked through all training rows in its order, a bank takes "
+        "part from the round that comes to its first row",
+    )
+    format: str | None = Field(default=None, description="how dates of the column are written, e.g. '%m/%d/%Y'")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Joins:
+        if (self.rounds is None) == (self.column is None):
+            raise ValueError("give either rounds or column")
+        if self.format is not None and self.column is None:
+            raise ValueError("format has an effect only with column")
+        return self
+
+
 class Resources(Section):
     """What the actors reserve from Ray. Never changes a result."""
 

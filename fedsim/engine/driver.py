@@ -142,7 +142,7 @@ class Driver:
 
     def _next(self, state: ServerState) -> _Turn | None:
         """The round to come; None when the run is over, or when the round would take a bank over the cap."""
-        plan, banks, round_ = self.plan, [info.name for info in self.plan.infos], state.round
+        plan, banks, round_ = self.plan, self.plan.joined(state.round), state.round
         if round_ >= plan.num_rounds:
             return None
         if plan.curator is None:

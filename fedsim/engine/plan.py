@@ -52,6 +52,7 @@ class Plan:
     ledger: Callable[..., Ledger]  # takes ``log``: where it is written, and what it goes on from
     dp_cap: float | None  # no bank's epsilon may exceed it: the run stops before the round that would
     evaluation: Evaluation
+    joins: Mapping[str, int] = field(default_factory=dict)  # first round, from 1, of banks that are not there from it
     notes: tuple[str, ...] = ()  # sentences for the user, shown when the run starts
     curator: Curator | None = None  # a trusted server that samples the banks and noises their mean
     failures: Failures = field(default_factory=Failures)  # what follows when a bank's work fails
@@ -59,6 +60,10 @@ class Plan:
     audited: bool = False  # whether what crosses in a round is handed out
     exports: bool = True  # whether adapters are handed out at the end; a baseline is only measured
     store: StorePlan | None = None  # where the driver leaves its rounds; None: nowhere
+
+    def joined(self, round_: int) -> list[str]:
+        """The banks that are there in a round (from 0), in order."""
+        return [info.name for info in self.infos if self.joins.get(info.name, 1) <= round_ + 1]
 
     def scored(self) -> np.ndarray:
         """(n,) the rows that evaluations of the global model score, sorted."""

@@ -80,6 +80,30 @@ def test_summary_adds_up_the_rounds() -> None:
     assert summary["metrics"] == rounds(events)[-1].metrics
 
 
+def test_banks_that_join_late_are_not_asked_before_and_do_not_pay() -> None:
+    events = run(replace(fakes.plan(num_rounds=3), joins={"north": 3, "west": 2}))
+    assert [[bank.bank for bank in row.banks if bank.participated] for row in rounds(events)] == [
+        [],
+        ["east"],
+        ["east", "west"],
+        ["east", "north", "west"],
+    ]
+    banks = events[-1].summary["banks"]  # type: ignore[attr-defined]
+    assert {name: bank["spend"]["num_steps"] for name, bank in banks.items()} == {"east": 9, "west": 6, "north": 3}
+    sent = {name: bank["bytes_up"] // (4 * FLOATS) for name, bank in banks.items()}
+    assert sent == {"east": 3, "west": 2, "north": 1}
+
+
+def test_a_cohort_is_drawn_from_the_banks_that_are_there() -> None:
+    plan = replace(fakes.plan(num_rounds=40, client_fraction=0.5), joins={"west": 21})
+    drawn = [{bank.bank for bank in row.banks if bank.participated} for row in rounds(run(plan))[1:]]
+    assert all(len(names) == 1 for names in drawn[:20]), "half of two banks"
+    assert all(len(names) == 2 for names in drawn[20:]), "half of three, rounded"
+    assert set().union(*drawn[:20]) == {"east", "north"}
+    assert set().union(*drawn[20:]) == set(fakes.BANKS)
+    assert drawn == [{bank.bank for bank in row.banks if bank.participated} for row in rounds(run(plan))[1:]]
+
+
 def test_what_a_bank_keeps_comes_back_to_it() -> None:
     last = rounds(run(fakes.plan(num_rounds=3)))[-1]
     assert [row.oracle["rounds"] for row in last.banks] == [3.0, 3.0, 3.0]

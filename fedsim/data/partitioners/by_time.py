@@ -6,8 +6,8 @@ Rows are put in order of time and cut into as many equal periods as there are ba
     late      bank k joins in period k: a period's rows are shared at random by the banks that exist by then, so the
               first bank has all of history and the last one the last period only
 
-What joining late changes is the data that a bank holds: every bank takes part from the first round on, because rounds
-are no periods of time and because a bank's privacy is planned for all rounds.
+What ``late`` changes is the data that a bank holds: it takes part from the first round on unless the scenario's
+``joins`` says otherwise, as rounds are no periods of time.
 """
 
 from __future__ import annotations
