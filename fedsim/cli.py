@@ -171,9 +171,7 @@ def inspect(
     changes: opt.Changes = None,
     format_: Annotated[opt.Format, typer.Option("--format", help="How the numbers are written.")] = opt.Format.TEXT,
     pictures: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write pictures (SVG) there.")] = None,
-    embeddings: Annotated[
-        bool, typer.Option("--embeddings", help="Also how the base model sees the texts: it is loaded for this.")
-    ] = False,
+    embeddings: opt.Embeddings = False,
 ) -> None:
     """Show which bank holds what and how far apart the banks are, without training."""
     from fedsim.build.inspect import as_json, as_text, save_pictures
@@ -191,9 +189,7 @@ def plan(
     file: opt.File,
     changes: opt.Changes = None,
     format_: Annotated[opt.Format, typer.Option("--format", help="How the numbers are written.")] = opt.Format.TEXT,
-    cross_check: Annotated[
-        bool, typer.Option("--cross-check", help="Also the worst bank's epsilon by a third accountant (PRV, 30 s).")
-    ] = False,
+    cross_check: opt.CrossCheck = False,
 ) -> None:
     """Show what a scenario will cost in privacy at every bank, and what is not protected, without training."""
     from fedsim.build.plan import as_json, as_text
@@ -205,9 +201,9 @@ def plan(
 
 @app.command()
 def compare(
-    folders: Annotated[list[Path], typer.Argument(help="Run directories, or folders that hold some.", metavar="DIR")],
+    folders: opt.Folders,
     format_: Annotated[opt.Rendering, typer.Option("--format", help="How the table is written.")] = opt.Rendering.TEXT,
-    metric: Annotated[str | None, typer.Option(help="The metric. Default: the first that all runs have.")] = None,
+    metric: opt.MetricName = None,
     against: Annotated[
         str | None, typer.Option(metavar="KEY=VALUE", help="Also the difference to this, e.g. strategy=fedavg.")
     ] = None,
@@ -224,9 +220,9 @@ def compare(
 
 @app.command()
 def report(
-    folders: Annotated[list[Path], typer.Argument(help="Run directories, or folders that hold some.", metavar="DIR")],
+    folders: opt.Folders,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The HTML file.")] = Path("report.html"),
-    metric: Annotated[str | None, typer.Option(help="The metric. Default: the first that all runs have.")] = None,
+    metric: opt.MetricName = None,
 ) -> None:
     """Write one HTML file about ended runs: tables, curves, gains, costs and splits; it needs no network."""
     from fedsim.records.collect import collect

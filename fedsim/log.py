@@ -16,21 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
+from fedsim.core import events as ev
 from fedsim.core.errors import CheckpointError, FedsimError
-from fedsim.core.events import (
-    BankDone,
-    BaselineDone,
-    Event,
-    Failed,
-    Finished,
-    RoundRow,
-    RunDone,
-    RunElsewhere,
-    RunFailed,
-    Started,
-    Turn,
-    Waiting,
-)
+from fedsim.core.events import Event
 from fedsim.records.files import to_json
 
 STDERR = "-"
@@ -90,40 +78,40 @@ class Log:
             self._gone = True
 
     def _told(self, event: Event) -> tuple[str, str, dict[str, Any]] | None:
-        if isinstance(event, Turn):
+        if isinstance(event, ev.Turn):
             return "info", "turn", {"number": event.number, "total": event.total, "settings": event.name}
-        if isinstance(event, Started):
+        if isinstance(event, ev.Started):
             self._run = event.name
             self._failures.clear()
             banks = {bank.name: bank.num_train for bank in event.banks}
             return "info", "started", {"run_dir": event.run_dir, "num_rounds": event.num_rounds, "banks": banks}
-        if isinstance(event, BankDone):
+        if isinstance(event, ev.BankDone):
             attempt = 1 + self._failures[event.round, event.bank]
             return "info", "bank_done", {"round": event.round, "bank": event.bank, "attempt": attempt}
-        if isinstance(event, Failed):
+        if isinstance(event, ev.Failed):
             return "warning", "failed", self._failed(event)
-        if isinstance(event, Waiting):
+        if isinstance(event, ev.Waiting):
             return "warning", "waiting", {"seconds": event.seconds, "message": event.message}
-        if isinstance(event, RoundRow):
+        if isinstance(event, ev.RoundRow):
             return "info", "round", _round(event)
-        if isinstance(event, BaselineDone):
+        if isinstance(event, ev.BaselineDone):
             return "info", "baseline", {"name": event.name, "metrics": event.summary["metrics"]}
-        if isinstance(event, RunFailed):
+        if isinstance(event, ev.RunFailed):
             return "error", "run_failed", {"settings": event.name, "message": event.error}
-        if isinstance(event, RunElsewhere):
+        if isinstance(event, ev.RunElsewhere):
             return "info", "run_elsewhere", {"settings": event.name, "message": event.holder}
-        if isinstance(event, RunDone | Finished):
+        if isinstance(event, ev.RunDone | ev.Finished):
             status = event.summary.get("status")
-            return "info", "run_done" if isinstance(event, RunDone) else "finished", {"status": status}
+            return "info", "run_done" if isinstance(event, ev.RunDone) else "finished", {"status": status}
         return None
 
-    def _failed(self, event: Failed) -> dict[str, Any]:
+    def _failed(self, event: ev.Failed) -> dict[str, Any]:
         self._failures[event.round, event.bank] = event.attempt
         where = {"round": event.round, "bank": event.bank, "attempt": event.attempt}
         return {**where, "cause": event.cause, "message": event.message, "action": event.action}
 
 
-def _round(row: RoundRow) -> dict[str, Any]:
+def _round(row: ev.RoundRow) -> dict[str, Any]:
     values = {"epsilon": row.epsilon, "bytes_up": row.bytes_up, "bytes_down": row.bytes_down, "seconds": row.seconds}
     took_part = sum(bank.participated for bank in row.banks)
     return {"round": row.round, "banks": took_part, "metrics": row.metrics, "loss": row.oracle.get("loss"), **values}

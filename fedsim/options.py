@@ -69,6 +69,14 @@ RunsFolder = Annotated[
     Path | None,
     typer.Option("--runs", metavar="DIR", help="Where killed runs may lie. Default: results/runs."),
 ]
+Embeddings = Annotated[
+    bool, typer.Option("--embeddings", help="Also how the base model sees the texts: it is loaded for this.")
+]
+CrossCheck = Annotated[
+    bool, typer.Option("--cross-check", help="Also the worst bank's epsilon by a third accountant (PRV, 30 s).")
+]
+Folders = Annotated[list[Path], typer.Argument(help="Run directories, or folders that hold some.", metavar="DIR")]
+MetricName = Annotated[str | None, typer.Option(help="The metric. Default: the first that all runs have.")]
 Address = Annotated[str | None, typer.Option(metavar="URL", help="The cluster, e.g. http://127.0.0.1:8265.")]
 
 

@@ -1,32 +1,17 @@
-"""What ``fedsim run`` shows: one line per round while it runs, and a closing table.
-
-On a terminal a bar under the lines shows the banks of the current round and the time left. Elsewhere there are only
-the lines, and with ``--format json`` they go to stderr, so that stdout holds one line: the summary.
-
-What is shown never matters to the run: a reader that goes away (``fedsim run ... | head``) ends the showing only.
-"""
+"""What events say: lines of at most 80 columns."""
 
 from __future__ import annotations
 
-import os
 import shlex
 import textwrap
-from collections.abc import Generator, Iterable, Iterator, Mapping
-from io import TextIOWrapper
-from typing import Any, Self, TextIO
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table as RichTable
-
-from fedsim.core.errors import FedsimError, Stopped
 from fedsim.core.events import (
     BankDone,
     BaselineDone,
     Event,
     Failed,
-    Finished,
     RoundRow,
     RunDone,
     RunElsewhere,
@@ -37,9 +22,7 @@ from fedsim.core.events import (
 )
 from fedsim.core.metrics import METRICS, headline
 from fedsim.records.failures import replay_command
-from fedsim.records.files import to_json
-from fedsim.records.grid import grid_table
-from fedsim.records.table import WIDTH, Table, aligned, closing_table, overall
+from fedsim.records.table import WIDTH, aligned, overall
 from fedsim.records.text import UNKNOWN, human_bytes, human_epsilon, human_metric, human_seconds
 
 FOLLOWS = {
@@ -50,51 +33,6 @@ FOLLOWS = {
     "clip": "using it at that length",
 }
 WIDTHS = (9, 5, 6, 8, 7, 7, 7, 7, 7)  # of the columns of a round's line: 79 with the gaps
-
-
-def show(events: Iterable[Event], as_json: bool, quiet: bool, out: TextIO, err: TextIO) -> Finished:
-    """Show a run as it goes and return its end: a table on ``out``, or with ``as_json`` one line of strict JSON.
-
-    ``quiet`` leaves out everything before the end.
-    """
-    with _pane(as_json, quiet, out, err) as pane:
-        finished = _watch(events, pane)
-    if as_json:
-        Pane(out).line(to_json(finished.summary))
-        return finished
-    table = grid_table(finished.summary) if "runs" in finished.summary else closing_table(finished.summary)
-    if out.isatty():
-        _console(out).print(*_closing(table), sep="\n")
-    else:
-        Pane(out).line(f"\n{table.text()}")
-    return finished
-
-
-def show_lines(lines: Generator[str, None, int], out: TextIO) -> int:
-    """Show lines as they come; what the generator returns is returned."""
-    pane = Pane(out)
-    while True:
-        try:
-            pane.line(next(lines))
-        except StopIteration as end:
-            return int(end.value)
-
-
-def _watch(events: Iterable[Event], pane: Pane) -> Finished:
-    story, finished = Story(), None
-    try:
-        for event in events:
-            for line in story.tell(event):
-                pane.line(line)
-            pane.progress(story)
-            if isinstance(event, Finished):
-                finished = event
-    except (KeyboardInterrupt, Stopped):
-        pane.line(story.stopped())
-        raise
-    if finished is None:
-        raise FedsimError("the run ended without a summary")
-    return finished
 
 
 class Story:
@@ -193,94 +131,6 @@ class Story:
         yield aligned(cells, WIDTHS)
 
 
-class Pane:
-    """Where lines go: a stream that may go away."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self.stream, self.gone = stream, False
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a name that the terminal cannot write is no reason to stop
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def line(self, text: str) -> None:
-        if self.gone:
-            return
-        try:
-            print(text, file=self.stream, flush=True)
-        except OSError:  # closed pipe, full disk: training goes on; what the stream still holds goes nowhere
-            self.gone = True
-            with open(os.devnull, "w") as nowhere:
-                os.dup2(nowhere.fileno(), self.stream.fileno())
-
-    def progress(self, story: Story) -> None:
-        """Nothing moves here."""
-
-
-class Silence(Pane):
-    """Where nothing is shown."""
-
-    def line(self, text: str) -> None:
-        pass
-
-
-class Terminal(Pane):
-    """Lines above a bar that moves with every bank."""
-
-    def __init__(self, stream: TextIO) -> None:
-        super().__init__(stream)
-        self.bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[banks]}"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
-            console=_console(stream),
-            transient=True,
-        )
-        self.task = self.bar.add_task("starting", total=None, banks="", left="")
-
-    def __enter__(self) -> Self:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def line(self, text: str) -> None:
-        self.bar.console.print(text, soft_wrap=True)
-
-    def progress(self, story: Story) -> None:
-        over, left = story.round >= story.num_rounds, story.seconds_left
-        self.bar.update(
-            self.task,
-            description="finishing" if over else f"round {story.round + 1}/{story.num_rounds}",
-            total=None if over else story.num_rounds,
-            completed=story.rounds_done,
-            banks=f"{story.banks_done}/{story.banks_total} banks" if story.banks_total else "",
-            left=f"left {human_seconds(left)}" if left and not over else "",
-            refresh=True,
-        )
-
-
-def _pane(as_json: bool, quiet: bool, out: TextIO, err: TextIO) -> Pane:
-    if quiet:
-        return Silence(out)
-    if as_json:
-        return Pane(err)
-    return Terminal(out) if out.isatty() else Pane(out)
-
-
-def _console(stream: TextIO) -> Console:
-    """A console that takes text as it is: a bank may be called ``[bold]``."""
-    return Console(file=stream, markup=False, emoji=False, highlight=False)
-
-
 def _opening(event: Started) -> Iterator[str]:
     rows = sum(bank.num_train for bank in event.banks)
     yield f"{event.name}: {len(event.banks)} banks, {rows} training rows, {event.num_rounds} rounds"
@@ -293,15 +143,3 @@ def _headline_of(summary: Mapping[str, Any]) -> str:
     metrics = overall(summary["metrics"], list(summary["banks"].values()))
     name = headline(metrics)
     return f"{METRICS[name].title} {human_metric(metrics[name])}" if name else "not evaluated"
-
-
-def _closing(table: Table) -> tuple[RichTable | str, ...]:
-    """The same cells, headings and sections as ``Table.text``, drawn for a terminal."""
-    drawn = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for number, title in enumerate(table.header):
-        drawn.add_column(title, justify="right" if number else "left", no_wrap=True)
-    for section in table.sections:
-        for cells in section:
-            drawn.add_row(*cells)
-        drawn.add_section()
-    return ("", drawn, "", *table.notes)
