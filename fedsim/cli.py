@@ -110,7 +110,7 @@ def _show(
     from fedsim.view import show
 
     with closing(logged(events, log) if log else events) as shown:
-        finished = show(shown, format_ is opt.Format.JSON, quiet, sys.stdout, sys.stderr)
+        finished = show(shown, format_ is opt.Format.JSON, quiet, sys.stdout, sys.stderr, stopping.announce)
     if finished.exit_code:
         raise typer.Exit(finished.exit_code)
 

@@ -2,7 +2,7 @@
 
 Whoever sends SIGTERM sends SIGKILL next: ``ray job stop`` waits three seconds. ``Stopped`` in the main thread lets a
 run write what it has and end its processes. But it waits for a call into C to return (a large matrix product), so
-another thread looks at the clock and ends the process when the time is over.
+another thread looks at the clock and ends the process when the time is over. A second Ctrl-C ends it at once.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -30,6 +32,17 @@ def listen() -> None:
     threading.Thread(target=_watch, args=(reader,), name="fedsim-stop", daemon=True).start()
 
 
+def announce(tell: Callable[[], None]) -> None:
+    """Have ``tell`` called first of all when SIGTERM comes: ending the run may take all of the time."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        with suppress(RuntimeError):  # it came in the middle of a write
+            tell()
+        raise Stopped
+
+    signal.signal(signal.SIGTERM, stop)
+
+
 def leave(exit_code: int) -> NoReturn:
     """End the process now: Python's own way out takes seconds once torch is loaded."""
     sys.stdout.flush()
@@ -43,7 +56,10 @@ def _stop(signum: int, frame: FrameType | None) -> None:
 
 def _watch(reader: int) -> None:
     """Python writes the number of every signal into the pipe as soon as it arrives."""
-    while os.read(reader, 1)[0] != signal.SIGTERM:
-        pass
+    interrupts = 0
+    while (number := os.read(reader, 1)[0]) != signal.SIGTERM:
+        interrupts += number == signal.SIGINT
+        if interrupts > 1:
+            os._exit(SIGINT_EXIT)
     time.sleep(GRACE_S)
     os._exit(SIGTERM_EXIT)

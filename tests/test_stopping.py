@@ -52,6 +52,22 @@ def test_a_long_call_into_c_ends_in_time() -> None:
     assert seconds < GRACE_S + 2  # of a machine with other things to do
 
 
+def test_who_is_told_first_is_told_though_ending_takes_too_long() -> None:
+    announced = "stopping.announce(lambda: print('go on so', flush=True))"
+    work = f"{announced}\n    try: __import__('time').sleep(60)\n    finally: {HASHING}"
+    code, printed, _ = sent(work, signal.SIGTERM, after_s=0.3)
+    assert (code, printed) == (143, "go on so\n")
+
+
+def test_the_second_interrupt_ends_it_at_once() -> None:
+    begin = "signal = __import__('signal'); signal.signal(signal.SIGINT, signal.default_int_handler)"
+    twice = f"{begin}; os = __import__('os'); os.kill(os.getpid(), signal.SIGINT)"
+    work = f"try: {twice}\n    except KeyboardInterrupt: {HASHING}"
+    code, _, seconds = sent(f"\n    {work}", signal.SIGINT, after_s=0.5)
+    assert code == 130
+    assert seconds < 2
+
+
 def test_another_signal_starts_no_clock() -> None:
     work = "signal = __import__('signal'); signal.signal(signal.SIGUSR1, lambda *_: None); signal.pause()"
     code, printed, _ = sent(f"{work}; print('still here', flush=True)", signal.SIGUSR1)

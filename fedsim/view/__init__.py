@@ -8,7 +8,7 @@ What is shown never matters to the run: a reader that goes away (``fedsim run ..
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import TextIO
 
 from rich import box
@@ -23,13 +23,21 @@ from fedsim.view.pane import Pane, Silence, Terminal, console
 from fedsim.view.story import Story
 
 
-def show(events: Iterable[Event], as_json: bool, quiet: bool, out: TextIO, err: TextIO) -> Finished:
+def show(
+    events: Iterable[Event],
+    as_json: bool,
+    quiet: bool,
+    out: TextIO,
+    err: TextIO,
+    at_stop: Callable[[Callable[[], None]], None] = lambda tell: None,
+) -> Finished:
     """Show a run as it goes and return its end: a table on ``out``, or with ``as_json`` one line of strict JSON.
 
-    ``quiet`` leaves out everything before the end.
+    ``quiet`` leaves out everything before the end. ``at_stop`` is given what to call when the run is told to stop, so
+    that the user learns how to go on before the run's processes are ended.
     """
     with _pane(as_json, quiet, out, err) as pane:
-        finished = _watch(events, pane)
+        finished = _watch(events, pane, at_stop)
     if as_json:
         Pane(out).line(to_json(finished.summary))
         return finished
@@ -51,8 +59,15 @@ def show_lines(lines: Generator[str, None, int], out: TextIO) -> int:
             return int(end.value)
 
 
-def _watch(events: Iterable[Event], pane: Pane) -> Finished:
+def _watch(events: Iterable[Event], pane: Pane, at_stop: Callable[[Callable[[], None]], None]) -> Finished:
     story, finished = Story(), None
+    untold = [story.stopped]
+
+    def tell() -> None:
+        if untold:
+            pane.line(untold.pop()())
+
+    at_stop(tell)
     try:
         for event in events:
             for line in story.tell(event):
@@ -61,7 +76,7 @@ def _watch(events: Iterable[Event], pane: Pane) -> Finished:
             if isinstance(event, Finished):
                 finished = event
     except (KeyboardInterrupt, Stopped):
-        pane.line(story.stopped())
+        tell()
         raise
     if finished is None:
         raise FedsimError("the run ended without a summary")

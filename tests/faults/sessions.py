@@ -104,9 +104,10 @@ def f32(folder: Path) -> dict[str, Any]:
 
 
 def f46(folder: Path, num_rounds: int = 500) -> dict[str, Any]:
-    """What five hundred rounds leave behind in this process and in the object store."""
+    """What five hundred rounds leave behind in this process, in the object store and in the run directory."""
     session({})
-    of = replace(plan(num_rounds=num_rounds), evaluation=replace(plan().evaluation, every=50))
+    evaluation = replace(plan().evaluation, every=50)
+    of = replace(plan(num_rounds=num_rounds), evaluation=evaluation, store=toys.store(folder / "run"))
     pool = RayPool(ray.put(fakes.make_client(of)), TWO)
     this, samples = psutil.Process(), []
     for event in Driver(of, pool).run():
@@ -126,6 +127,7 @@ def f46(folder: Path, num_rounds: int = 500) -> dict[str, Any]:
         "actor_kb_per_round": slope[1],
         "fds": [float(fds[0]), float(fds[-1])],
         "shared_mb": [shared[0] / MB, shared[-1] / MB],
+        "open_rounds": len(list((folder / "run" / "rounds").iterdir())),
         "zombies": children.count(psutil.STATUS_ZOMBIE),
     }
 

@@ -113,4 +113,5 @@ def test_f46_five_hundred_rounds_leave_nothing_behind(tmp_path, capsys) -> None:
     assert found["actor_kb_per_round"] < 50
     assert found["fds"][1] <= found["fds"][0] + 2
     assert found["shared_mb"][1] <= found["shared_mb"][0] + 64
+    assert found["open_rounds"] == 2
     assert found["zombies"] == 0
