@@ -7,13 +7,13 @@ listener sees in every round.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedsim.core.adapter import AdapterState, flatten
+from fedsim.core.adapter import AdapterState, Tensors, flatten
 from fedsim.core.messages import Exchange
 from fedsim.core.rows import Rows
 from fedsim.models.base import CohortModel
@@ -67,46 +67,69 @@ def clipped_to_median(grads: Tensor) -> Tensor:
     return cut
 
 
-def pull(grads: Tensor, sent: Tensor) -> np.ndarray:
+def pull(grads: Tensor, sent: Tensor, ordinary: Tensor | None = None) -> np.ndarray:
     """(n,) how much each row had to do with a change ``sent`` (P,), from the rows' gradients (n, P).
 
     Minus the change is laid on all gradients at once by ridge regression, so that a row is not credited with a
-    direction that it shares with others.
+    direction that it shares with others. Whatever lies along ``ordinary`` (m, P) is taken out of both first: it says
+    how much a row is like all others, whether it trained or not.
     """
     grads, sent = clipped_to_median(grads.double()), sent.double()
-    gram = grads @ grads.T
+    gram, right = grads @ grads.T, grads @ sent
+    if ordinary is not None:
+        along = ordinary.double()
+        along = along / along.norm(dim=1, keepdim=True).clamp(min=1e-30)
+        shared = grads @ along.T
+        inverse = torch.linalg.pinv(along @ along.T, rtol=1e-9, hermitian=True)
+        gram, right = gram - shared @ inverse @ shared.T, right - shared @ inverse @ (along @ sent)
     ridge = RIDGE * gram.diagonal().mean() + 1e-30
-    shares: np.ndarray = torch.linalg.solve(gram + ridge * torch.eye(len(gram)).to(gram), -(grads @ sent)).numpy()
+    shares: np.ndarray = torch.linalg.solve(gram + ridge * torch.eye(len(gram)).to(gram), -right).numpy()
     return shares
 
 
 class Listener:
-    """Scores rows of every bank by what is sent in one round after the other."""
+    """Scores rows of every bank by what is sent in one round after the other.
 
-    def __init__(self, model: CohortModel, rows: Rows, indices: np.ndarray, banks: np.ndarray) -> None:
-        self.model, self.rows, self.indices, self.banks = model, rows, indices, banks
+    ``ordinary`` are rows of each bank that trained for certain: a differential attacker knows all rows but the one in
+    question. What these explain, and what the other banks sent on the average, is no evidence about a row. Without
+    this the score follows what is in a row, the same in every run of a seed, and one unlucky toss looks like a leak.
+    """
+
+    def __init__(
+        self,
+        model: CohortModel,
+        rows: Rows,
+        indices: np.ndarray,
+        banks: np.ndarray,
+        ordinary: Mapping[str, np.ndarray],
+    ) -> None:
+        self.model, self.rows, self.indices, self.banks, self.ordinary = model, rows, indices, banks, ordinary
         self.scores = np.zeros(len(indices))
         self.rounds = 0  # heard
 
     def hear(self, exchanges: Sequence[Exchange]) -> None:
         """Add, for every bank of a round, the pull of its rows in standard deviations over them."""
         self.rounds += 1
-        adapter: AdapterState | None = None
+        sent = {exchange.job.bank: _sent(exchange) for exchange in exchanges}
         for exchange in exchanges:
-            job, delta = exchange.job, exchange.update.delta
-            sent = {name: tensor for name, tensor in delta.items() if name in job.adapter.tensors}
-            mine = self.banks == job.bank
-            if not sent or mine.sum() < 2:
+            bank, change = exchange.job.bank, flatten(sent[exchange.job.bank])
+            mine = self.banks == bank
+            if not len(change) or mine.sum() < 2:
                 continue
-            if adapter is None or not _same(adapter, job.adapter):  # mostly all banks receive the same
-                adapter = job.adapter
-                self.model.set_frozen(job.frozen)
-                grads = row_gradients(self.model, self.rows, adapter, list(sent), self.indices)
-            shares = pull(grads, flatten(sent))[mine]
+            self.model.set_frozen(exchange.job.frozen)
+            chosen = np.concatenate([self.indices[mine], self.ordinary[bank]])
+            grads = row_gradients(self.model, self.rows, exchange.job.adapter, list(sent[bank]), chosen)
+            others = [flatten(one) for name, one in sent.items() if name != bank and _alike(one, sent[bank])]
+            mean = torch.stack(others).mean(0, keepdim=True) if others else grads[:0]
+            number = int(mine.sum())
+            shares = pull(grads[:number], change, torch.cat([grads[number:], mean]))
             self.scores[mine] += (shares - shares.mean()) / max(float(shares.std()), 1e-30)
 
 
-def _same(one: AdapterState, other: AdapterState) -> bool:
-    return one.tensors.keys() == other.tensors.keys() and all(
-        torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items()
-    )
+def _sent(exchange: Exchange) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in exchange.update.delta.items() if name in exchange.job.adapter.tensors}
+
+
+def _alike(one: Tensors, other: Tensors) -> bool:
+    """Whether two updates are of the same names and shapes."""
+    return one.keys() == other.keys() and all(tensor.shape == other[name].shape for name, tensor in one.items())

@@ -24,6 +24,12 @@ def auc(scores: np.ndarray, included: np.ndarray) -> float:
     return float(above)
 
 
+def auc_se(included: np.ndarray) -> float:
+    """Standard deviation of the AUC of scores that know nothing of these coins (Mann-Whitney); NaN without pairs."""
+    inside, outside = int(included.sum()), int((~included).sum())
+    return float(np.sqrt((inside + outside + 1) / (12 * inside * outside))) if inside and outside else float("nan")
+
+
 def true_positive_rate(scores: np.ndarray, included: np.ndarray, false_positives: float = FALSE_POSITIVES) -> float:
     """Share of members found when at most this share of the others is accused; NaN without members or others."""
     inside, outside = scores[included], np.sort(scores[~included])[::-1]

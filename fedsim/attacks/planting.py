@@ -20,6 +20,8 @@ from fedsim.core import seeds
 from fedsim.core.errors import DataError
 from fedsim.core.rows import BankRows, Corpus
 
+MOST_ORDINARY = 64  # rows of a bank by which an attacker tells what all rows have in common
+
 
 @dataclass(frozen=True)
 class Planted:
@@ -55,6 +57,15 @@ def plant(banks: Sequence[BankRows], canaries: int, members: int, seed: int) -> 
 def tossed(planted: Planted, seed: int, run: int) -> Planted:
     """The same rows with the coins of a run: 0 is the audited one, others are an attacker's shadow runs."""
     return replace(planted, included=seeds.rng(seed, "coins", run).random(len(planted.rows)) < 0.5)
+
+
+def ordinary(banks: Sequence[BankRows], planted: Planted, seed: int) -> dict[str, np.ndarray]:
+    """By bank, at most MOST_ORDINARY rows that are not planted, as an attacker knows them."""
+    chosen = {}
+    for bank in banks:
+        rest = np.setdiff1d(bank.train, planted.rows)
+        chosen[bank.name] = seeds.rng(seed, "ordinary", bank.name).permutation(rest)[:MOST_ORDINARY]
+    return chosen
 
 
 def training(banks: Sequence[BankRows], planted: Planted) -> tuple[BankRows, ...]:

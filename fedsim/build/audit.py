@@ -14,8 +14,8 @@ import numpy as np
 
 from fedsim.attacks.bounds import lower_bound
 from fedsim.attacks.gradients import Listener, row_losses
-from fedsim.attacks.membership import auc, confidence, lira, true_positive_rate
-from fedsim.attacks.planting import Planted, tossed, training
+from fedsim.attacks.membership import auc, auc_se, confidence, lira, true_positive_rate
+from fedsim.attacks.planting import Planted, ordinary, tossed, training
 from fedsim.build.prepare import Job, Material, make_job
 from fedsim.core import seeds
 from fedsim.core.events import Event, Seen, Served, ShadowDone
@@ -43,15 +43,16 @@ def shadow_jobs(scenario: Scenario, material: Material, run_dir: str) -> list[Jo
 class Auditor:
     """``result`` is the summary's ``audit``."""
 
-    def __init__(self, audit: Audit, planted: Planted, job: Job, seed: int) -> None:
-        self.audit, self.planted, self.job, self.seed = audit, planted, job, seed
+    def __init__(self, audit: Audit, planted: Planted, job: Job, ordinary: Mapping[str, np.ndarray], seed: int) -> None:
+        self.audit, self.planted, self.job, self.ordinary, self.seed = audit, planted, job, ordinary, seed
         self.confidences: list[np.ndarray] = []  # of the members, under the run's model and under each shadow's
 
     @classmethod
     def of(cls, scenario: Scenario, material: Material, job: Job) -> Auditor | None:
         if scenario.audit is None or material.planted is None:
             return None
-        return cls(scenario.audit, material.planted, job, scenario.seed)
+        known = ordinary(material.whole, material.planted, scenario.seed)
+        return cls(scenario.audit, material.planted, job, known, scenario.seed)
 
     @cached_property
     def model(self) -> CohortModel:
@@ -60,7 +61,7 @@ class Auditor:
     @cached_property
     def listener(self) -> Listener:
         chosen, rows = self.planted.canary, self.job.make_client.make_trainer.rows
-        return Listener(self.model, rows, self.planted.rows[chosen], self.planted.banks[chosen])
+        return Listener(self.model, rows, self.planted.rows[chosen], self.planted.banks[chosen], self.ordinary)
 
     @property
     def members(self) -> np.ndarray:
@@ -95,6 +96,7 @@ class Auditor:
             "guesses": bound.guesses,
             "correct": bound.correct,
             "auc": auc(scores, included),
+            "auc_se": auc_se(included),
             "membership": self._membership(),
         }
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from fedsim.attacks.gradients import Listener, pull, row_gradients
-from fedsim.attacks.planting import plant, training, with_canaries
+from fedsim.attacks.membership import auc, auc_se
+from fedsim.attacks.planting import plant, tossed, training, with_canaries
 from fedsim.build.audit import Auditor, shadow_jobs
 from fedsim.build.prepare import Material, make_job
 from fedsim.build.run import Inline
@@ -111,7 +112,8 @@ def listened() -> tuple[Listener, Any, torch.Tensor]:
     (exchange, *_) = next(event for event in Inline().events(job) if isinstance(event, Seen)).exchanges
     indices = np.arange(8)
     grads = row_gradients(trainer.model, trainer.rows, exchange.job.adapter, list(exchange.update.delta), indices)
-    return Listener(trainer.model, trainer.rows, indices, np.array(["a"] * 8)), exchange, grads
+    known = {"a": np.arange(20, 30), "b": np.arange(80, 90)}
+    return Listener(trainer.model, trainer.rows, indices, np.array(["a"] * 8), known), exchange, grads
 
 
 def test_gradients_are_those_of_one_row_at_a_time_and_pull_finds_who_moved() -> None:
@@ -129,10 +131,47 @@ def test_a_listener_adds_up_rounds_in_deviations_over_a_banks_rows() -> None:
     listener, exchange, grads = listened()
     listener.hear([exchange])
     once = listener.scores.copy()
-    shares = pull(grads, flatten(exchange.update.delta))
+    names = sorted(exchange.update.delta)
+    known = row_gradients(listener.model, listener.rows, exchange.job.adapter, names, listener.ordinary["a"])
+    shares = pull(grads, flatten(exchange.update.delta), known)
     assert np.allclose(once, (shares - shares.mean()) / shares.std(), atol=1e-3)
     listener.hear([exchange])
     assert np.allclose(listener.scores, 2 * once)
     elsewhere = replace(exchange, job=replace(exchange.job, bank="b"))
     listener.hear([elsewhere])
     assert np.allclose(listener.scores, 2 * once)
+
+
+def test_what_all_rows_share_is_no_evidence_however_the_coins_fell() -> None:
+    """No planted row trained, but those whose coin says "in" are more like the rows that did."""
+    torch.manual_seed(0)
+    included = np.arange(40) < 20
+    common = torch.zeros(400)
+    common[:8] = 1.0
+    likeness = torch.from_numpy(np.where(included, 1.0, -1.0)).float() + 0.3 * torch.randn(40)
+    grads = torch.randn(40, 400) + likeness[:, None] * common
+    others = torch.randn(16, 400) + 3 * common
+    sent = -others.sum(0) + 5 * torch.randn(400)
+    assert auc(pull(grads, sent), included) > 0.9  # what looks like a leak
+    assert abs(auc(pull(grads, sent, others), included) - 0.5) < 3 * auc_se(included)
+    assert auc(pull(grads, sent - grads[included].sum(0), others), included) > 0.9  # and what is one
+
+
+def test_guesses_know_no_coins_where_noise_drowns_all() -> None:
+    """Over the tosses of many coins the AUC is that of guessing: nothing tells a coin but what was trained."""
+    privacy = {"kind": "dp_sgd", "noise_multiplier": 1000.0, "dp_delta": 1e-3, "max_grad_norm": 1.0}
+    scenario = Scenario.model_validate({**BASE, "num_rounds": 1, "privacy": privacy})
+    rows = material(scenario)
+    areas = []
+    for run in range(16):
+        tossed_again = tossed(rows.planted, scenario.seed, run)
+        other = replace(rows, planted=tossed_again, banks=training(rows.whole, tossed_again))
+        changed = scenario.model_copy(update={"seed": 100 + run})  # of the draws; the rows stay
+        job = make_job(changed, other, "nowhere")
+        auditor = Auditor.of(changed, other, job)
+        for event in Inline().events(job):
+            auditor.take(event)
+        told = auditor.result()
+        areas.append((told["auc"] - 0.5) / told["auc_se"])
+    assert abs(np.mean(areas)) < 4 / np.sqrt(len(areas))
+    assert 0.4 < np.std(areas) < 1.8  # the standard error that is told is the one that is there

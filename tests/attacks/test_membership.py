@@ -7,13 +7,21 @@ import math
 import numpy as np
 import pytest
 
-from fedsim.attacks.membership import auc, confidence, lira, true_positive_rate
+from fedsim.attacks.membership import auc, auc_se, confidence, lira, true_positive_rate
 
 
 def test_auc_counts_pairs_and_ties_half() -> None:
     scores, included = np.array([3.0, 1.0, 2.0, 1.0]), np.array([True, True, False, False])
     assert auc(scores, included) == pytest.approx((1 + 1 + 0 + 0.5) / 4)
     assert math.isnan(auc(scores, np.zeros(4, bool)))
+
+
+def test_the_standard_error_is_that_of_scores_that_know_nothing() -> None:
+    rng = np.random.default_rng(0)
+    coins = np.arange(60) < 25
+    areas = [auc(rng.normal(size=60), coins) for _ in range(2000)]
+    assert np.std(areas) == pytest.approx(auc_se(coins), rel=0.06)
+    assert math.isnan(auc_se(np.ones(5, bool)))
 
 
 def test_members_found_while_one_in_a_hundred_is_accused() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedsim.attacks.planting import Planted, plant, tossed, training, with_canaries
+from fedsim.attacks.planting import MOST_ORDINARY, Planted, ordinary, plant, tossed, training, with_canaries
 from fedsim.core.errors import DataError
 from fedsim.core.rows import BankRows, Corpus
 from tests import tiny
@@ -40,6 +40,14 @@ def test_rows_that_are_out_train_nowhere_and_the_public_number_does_not_tell() -
         assert everyone == set(range(160)) - set(one.rows[~one.included])
         numbers.add(tuple(bank.num_examples for bank in banks))
     assert numbers == {(100 - 8, 60 - 8)}
+
+
+def test_ordinary_rows_are_the_banks_own_and_not_planted() -> None:
+    one = planted()
+    known = ordinary(BANKS, one, 1)
+    for bank in BANKS:
+        assert set(known[bank.name]) <= set(bank.train) - set(one.rows)
+    assert (len(known["a"]), len(known["b"])) == (MOST_ORDINARY, 60 - 16)
 
 
 def test_canaries_are_unlike_their_rows_and_members_are_as_they_are() -> None:

@@ -135,7 +135,9 @@ def test_a_run_of_one_round_and_another_status():
 
 def test_an_audit_is_told_and_shouts_when_it_refutes_the_accountant():
     audit = {"correct": 28, "guesses": 30, "canaries": 120, "epsilon_lower": 1.1239, "confidence": 0.95}
+    audit |= {"auc": 0.611, "auc_se": 0.0484}
     (line,) = audited(audit, None)
-    assert line == "audit: 28 of 30 guesses about 120 canaries right: epsilon is at least 1.12 (95% confidence)"
+    told = "audit: 28 of 30 guesses about 120 canaries right: epsilon is at least 1.12 (95% confidence)"
+    assert line == f"{told}; AUC 0.61, by chance 0.5 +- 0.05"
     assert audited(audit, 2.0) == (line,)
     assert audited(audit, 1.0) == (f"{line}: MORE than the accountant's 1.00",)
