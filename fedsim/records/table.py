@@ -140,7 +140,8 @@ def audited(audit: Values, epsilon: float | None) -> tuple[str, ...]:
     found, bound = audit["correct"], human_epsilon(audit["epsilon_lower"])
     line = (
         f"audit: {found} of {audit['guesses']} guesses about {audit['canaries']} canaries right: epsilon is at least "
-        f"{bound} ({audit['confidence']:.0%} confidence); AUC {audit['auc']:.2f}, by chance 0.5 +- {audit['auc_se']:.2f}"
+        f"{bound} ({audit['confidence']:.0%} confidence); AUC {audit['auc']:.2f}, "
+        f"by chance 0.5 +- {audit['auc_se']:.2f}"
     )
     if epsilon is not None and audit["epsilon_lower"] > epsilon:
         return (f"{line}: MORE than the accountant's {human_epsilon(epsilon)}",)
