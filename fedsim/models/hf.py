@@ -20,6 +20,7 @@ from fedsim.core.sections import Lora
 from fedsim.models.base import BaseModel, CohortModel
 
 PACKAGE = "package:"
+SHORT = 128  # tokens up to which plain products beat fused attention on a CPU
 Task = Literal["causal_lm", "sequence_classification"]
 
 
@@ -185,8 +186,8 @@ class HuggingFace(BaseModel):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = getattr(torch, self.config.dtype)
         arguments = self._arguments(num_labels)
-        if device == "cpu" and dtype == torch.bfloat16:
-            arguments["attn_implementation"] = "eager"  # torch's fused backward takes 40 % of a step here
+        if device == "cpu" and (dtype == torch.bfloat16 or self.config.max_length <= SHORT):
+            arguments["attn_implementation"] = "eager"  # torch's fused attention takes 30 to 40 % of a step here
         with as_model_errors(self.source):
             network = auto_class.from_pretrained(
                 self.source,

@@ -34,6 +34,17 @@ def test_what_a_command_takes_is_seen() -> None:
     assert measured.start <= time.time() - measured.wall_s
 
 
+def test_seconds_of_a_process_that_nobody_waited_for_are_seen() -> None:
+    """As Ray's workers are killed at the end of a run."""
+    burn = "import time\nwhile time.process_time() < 0.5: pass\nprint('done', flush=True); time.sleep(60)"
+    parent = (
+        "import os, subprocess, sys, time\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {burn!r}], stdout=subprocess.PIPE)\n"
+        "child.stdout.readline(); time.sleep(0.5); child.kill(); os._exit(0)"
+    )
+    assert measure([sys.executable, "-c", parent]).cpu_s > 0.45
+
+
 def test_a_command_that_fails_says_why() -> None:
     with pytest.raises(FedsimError, match="no such workload"):
         measure([sys.executable, "-c", "raise SystemExit('no such workload')"])
