@@ -26,6 +26,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 HATCHES = ("", "//", "..", "xx")
 STYLES = ("-", "--", "-.", ":")
 WIDTH = 5.2  # inches: readable on a telephone, and two fit beside each other on a screen
+NAMES = 9  # points: 8 pixels on a telephone
 MANY = 24  # bars or rows beyond which names are thinned out
 
 
@@ -125,7 +126,9 @@ def curves(lines: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], x_lab
         colour, style = COLOURS[index % len(COLOURS)], STYLES[index // len(COLOURS) % len(STYLES)]
         axes.plot(x, mean, style, color=colour, label=name, marker="o", markersize=3)
         axes.fill_between(x, mean - width, mean + width, color=colour, alpha=0.15, linewidth=0)
+    means = np.concatenate([mean for _, mean, _ in lines.values()])
     axes.set(xlabel=x_label, ylabel=y_label)
+    axes.set_ylim(_room(means, np.concatenate([width for _, _, width in lines.values()]), least=0.05))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     _legend_below(axes, len(lines))
@@ -142,7 +145,8 @@ def gains(names: Sequence[str], gain: np.ndarray, width: np.ndarray, title: str)
     axes.barh(np.arange(len(names)), gain, xerr=width if width.any() else None, color=colours, ecolor="#555555")
     axes.axvline(0, color="black", linewidth=0.8)
     _rows(axes, names)
-    axes.set_xlabel("gain over training alone")
+    axes.set_xlim(_room(np.append(gain, 0.0), np.append(width, 0.0), least=0.02))
+    axes.set_xlabel("gain over training alone; lines are 95 % intervals" if width.any() else "gain over training alone")
     lost = int((gain < 0).sum())
     return Chart(
         title, f"{title}: {lost} of {len(names)} banks lose, gains from {gain[-1]:+.3f} to {gain[0]:+.3f}", figure
@@ -204,6 +208,14 @@ def scatter(points: Mapping[str, tuple[float, float, bool]], x_label: str, y_lab
     return Chart(f"{y_label} against {x_label}", f"{y_label} against {x_label}; on the front: {best or 'none'}", figure)
 
 
+def _room(values: np.ndarray, widths: np.ndarray, least: float) -> tuple[float, float]:
+    """Limits of an axis for values and their intervals. One that is far wider than the values differ is cut off."""
+    low, high, widths = float(values.min()), float(values.max()), np.nan_to_num(widths)
+    span = max(high - low, least)
+    low, high = max(low - span, (values - widths).min()), min(high + span, (values + widths).max())
+    return low - 0.05 * span, high + 0.05 * span
+
+
 def _figure(height: float) -> tuple[Figure, Any]:
     try:
         from matplotlib.figure import Figure
@@ -219,7 +231,7 @@ def _ticks(put: Any, names: Sequence[str], most: int, rotation: int = 0) -> None
     """Names at 0, 1, 2, ..., thinned out evenly when there are too many."""
     step = -(-len(names) // most)
     shown = list(range(0, len(names), step))
-    put(shown, [_cut(names[place]) for place in shown], rotation=rotation, fontsize=8)
+    put(shown, [_cut(names[place]) for place in shown], rotation=rotation, fontsize=NAMES)
 
 
 def _rows(axes: Any, names: Sequence[str]) -> None:
@@ -230,7 +242,7 @@ def _rows(axes: Any, names: Sequence[str]) -> None:
 
 def _legend_below(axes: Any, count: int, columns: int = 1) -> None:
     """A short legend is one line; a longer one has so many columns."""
-    axes.figure.legend(loc="outside lower left", ncols=count if count <= 2 else columns, frameon=False, fontsize=8)
+    axes.figure.legend(loc="outside lower left", ncols=count if count <= 2 else columns, frameon=False, fontsize=NAMES)
 
 
 def _cut(name: str) -> str:

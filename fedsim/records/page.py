@@ -12,7 +12,7 @@ STYLE = """
 body { margin: 0 auto; padding: 1rem; max-width: 72rem; color: var(--ink); background: #fff;
        font: 1rem/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.25rem; margin: 2.5rem 0 .75rem; }
-.scroll { overflow-x: auto; } .scroll:focus { outline: 2px solid #0b5394; }
+.scroll { overflow-x: auto; margin: .75rem 0; } .scroll:focus { outline: 2px solid #0b5394; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .75rem .3rem 0; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap;
          vertical-align: top; }
@@ -24,9 +24,12 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 p, li { overflow-wrap: anywhere; } summary { cursor: pointer; padding: .25rem 0; overflow-wrap: anywhere; }
 pre { overflow-x: auto; padding: .75rem; background: #f5f5f5; font-size: .8125rem; } code { font-size: .8125rem; }
-@media print { body { max-width: none; font-size: 10pt; } .scroll { overflow: visible; }
-  th, td { white-space: normal; } pre { white-space: pre-wrap; } h2 { break-after: avoid; }
-  tr { break-inside: avoid; } }
+@media print { body { max-width: none; padding: 0; font-size: 10pt; } .scroll { overflow: visible; }
+  table { font-size: 7.5pt; } th, td { padding-right: .5rem; }
+  th, .name { white-space: normal; overflow-wrap: anywhere; } code { font-size: inherit; }
+  pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 7pt; line-height: 1.25; columns: 3; }
+  h2, figcaption, summary { break-after: avoid; } tr { break-inside: avoid; }
+  .figures { grid-template-columns: 1fr 1fr; } details::details-content { content-visibility: visible; } }
 """
 
 

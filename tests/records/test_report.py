@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from fedsim.records.charts import curves
+from fedsim.records.charts import _room, curves
 from fedsim.records.collect import collect
 from fedsim.records.page import html_table
 from fedsim.records.report import band, report
@@ -114,6 +114,13 @@ def test_a_band_is_over_the_seeds_that_have_the_round() -> None:
     assert (rounds.tolist(), mean.tolist()) == ([0, 2], [pytest.approx(0.6), 0.7])
     assert width[0] == pytest.approx(12.7062 * 0.1, rel=1e-4)
     assert np.isnan(width[1])
+
+
+def test_an_axis_has_room_for_what_differs_not_for_the_widest_interval() -> None:
+    low, high = _room(np.array([0.5, 0.7]), np.array([0.1, 9.0]), least=0.05)  # they differ by 0.2
+    assert (low, high) == (pytest.approx(0.5 - 0.2 - 0.01), pytest.approx(0.7 + 0.2 + 0.01))
+    low, high = _room(np.array([0.5, 0.7]), np.array([0.1, np.nan]), least=0.05)
+    assert (low, high) == (pytest.approx(0.4 - 0.01), pytest.approx(0.7 + 0.01))
 
 
 def test_the_same_chart_is_the_same_text() -> None:
