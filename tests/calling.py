@@ -35,6 +35,7 @@ class Command:
         monkeypatch.setattr(cluster, "_private_session", refuse)
         monkeypatch.setattr(cluster, "_has_session", lambda: False)
         monkeypatch.setattr(cli.stopping, "listen", lambda: None)
+        monkeypatch.setattr(cli.stopping, "announce", lambda tell: None)
 
     def __call__(self, *arguments: str) -> Answer:
         """What the command prints, and its exit code. Raises StartedRay, and whatever the command line lets through."""

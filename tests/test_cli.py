@@ -19,6 +19,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """The exit code of ``fedsim`` with these arguments."""
     monkeypatch.setattr(sys, "argv", ["fedsim", *arguments])
     monkeypatch.setattr("fedsim.stopping.listen", lambda: None)
+    monkeypatch.setattr("fedsim.stopping.announce", lambda tell: None)
     with pytest.raises(SystemExit) as caught:
         main()
     return int(caught.value.code or 0)

@@ -31,6 +31,7 @@ def calls(monkeypatch):
 def call(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["fedsim", *arguments])
     monkeypatch.setattr(cli.stopping, "listen", lambda: None)
+    monkeypatch.setattr(cli.stopping, "announce", lambda tell: None)
     monkeypatch.setattr(cli.stopping, "leave", sys.exit)
     with pytest.raises(SystemExit) as ended:
         cli.main()

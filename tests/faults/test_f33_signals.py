@@ -1,11 +1,13 @@
 """F33: Ctrl-C. F34: twice. F35: SIGTERM. The whole command on a Ray of its own; afterwards it is resumed.
 
-F6 and F8 are the same with SIGKILL. ``ray job stop`` is in ``test_job``.
+F8: the machine is lost with all that runs on it, Ray's head included. ``ray job stop`` is in ``test_job``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -101,3 +103,25 @@ def test_it_ends_in_time_leaves_no_process_and_goes_on_to_the_same_bits(
     )
     assert resumed.returncode == 0
     assert adapter_hash(out) == reference
+
+
+def test_f8_nothing_is_needed_of_a_ray_that_is_gone(scenario: Path, reference: str, tmp_path: Path) -> None:
+    """Every process at once; another Ray goes on."""
+    out = tmp_path / "run"
+    command = fedsim("run", str(scenario), "--out", str(out), "--quiet")
+    with subprocess.Popen(command, env=environment(tmp_path), cwd=ROOT, start_new_session=True) as run:
+        fakes.wait_until(lambda: (out / "HEAD").is_file() and committed(out) >= 2, timeout_s=300)
+        this = psutil.Process(run.pid)
+        family = [this, *this.children(recursive=True)]
+        assert {"gcs_server", "raylet"} <= {one.name() for one in family}
+        for one in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+    assert committed(out) < 12
+    resumed = subprocess.run(fedsim("resume", str(out), "--quiet"), env=environment(tmp_path), cwd=ROOT)
+    assert resumed.returncode == 0
+    assert adapter_hash(out) == reference
+
+
+def committed(out: Path) -> int:
+    return int(json.loads((out / "HEAD").read_text())["round"])

@@ -1,4 +1,4 @@
-"""``ray job submit`` on a local head with token authentication: run, watch, stop."""
+"""``ray job submit`` on a local head with token authentication: run, watch, stop, resume."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import pytest
 
 from tests.faults.head import ROOT, Head, head
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 SCENARIO = "scenarios/methods/fedavg.yaml"
+ADAPTER = "adapters/global/adapter_model.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def cluster() -> Iterator[Head]:
 
 def call(cluster: Head, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     given = {**cluster.environment, **environment}
-    return subprocess.run(command, env=given, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, env=given, cwd=ROOT, capture_output=True, text=True, timeout=500)
 
 
 def submit(cluster: Head, job: str, out: Path, *options: str) -> None:
@@ -39,6 +40,13 @@ def submit(cluster: Head, job: str, out: Path, *options: str) -> None:
 
 def watch(cluster: Head, job: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return call(cluster, "fedsim", "watch", job, "--address", cluster.address, **environment)
+
+
+def wait_for_rounds(run: Path, count: int) -> None:
+    rounds, until = run / "rounds.jsonl", time.monotonic() + 250
+    while not rounds.exists() or rounds.read_text().count("\n") < count:
+        assert time.monotonic() < until
+        time.sleep(0.2)
 
 
 def test_run_and_watch(cluster: Head, tmp_path: Path) -> None:
@@ -74,11 +82,7 @@ def test_an_unknown_job(cluster: Head) -> None:
 
 def test_stop(cluster: Head, tmp_path: Path) -> None:
     submit(cluster, "long", tmp_path / "run", "--set", "num_rounds=5000")
-    rounds = tmp_path / "run" / "rounds.jsonl"
-    until = time.monotonic() + 120
-    while not rounds.exists() or rounds.read_text().count("\n") < 3:
-        assert time.monotonic() < until
-        time.sleep(0.2)
+    wait_for_rounds(tmp_path / "run", 3)
     assert call(cluster, "fedsim", "watch", "--once", str(tmp_path / "run")).returncode == 1  # it goes on
     start = time.monotonic()
     done = call(cluster, "ray", "job", "stop", "--address", cluster.address, "long")
@@ -91,3 +95,32 @@ def test_stop(cluster: Head, tmp_path: Path) -> None:
     time.sleep(3)
     left = [p.info["cmdline"] for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in str(p.info["cmdline"])]
     assert left == []
+
+
+def test_a_stopped_job_goes_on_as_its_next_attempt(cluster: Head, tmp_path: Path) -> None:
+    """``fedsim submit --run``, stopped and sent again: the bits of a run that was never stopped."""
+
+    changes = ["--set", "num_rounds=40", "--set", "evaluate.every=10"]
+
+    def send(*options: str) -> subprocess.CompletedProcess[str]:
+        where = ["--address", cluster.address, "--out", str(tmp_path / "run")]
+        return call(cluster, "fedsim", "submit", SCENARIO, *where, *changes, "--run", *options)
+
+    sent = send()
+    assert sent.returncode == 0, sent.stderr
+    first = sent.stdout.strip()
+    again = send()
+    assert again.returncode == 4
+    assert "already exists" in again.stderr
+    wait_for_rounds(tmp_path / "run", 3)
+    assert call(cluster, "ray", "job", "stop", "--address", cluster.address, first).returncode == 0
+    assert watch(cluster, first).returncode == 143
+    second = send("--attempt", "2").stdout.strip()
+    assert second == f"{first}-2"
+    done = watch(cluster, second)
+    assert done.returncode == 0, done.stdout
+    assert "Resumed after round" in done.stdout
+    whole = call(cluster, "fedsim", "run", SCENARIO, "--inline", "--out", str(tmp_path / "whole"), *changes)
+    assert whole.returncode == 0, whole.stderr
+    adapters = [(tmp_path / name / ADAPTER).read_bytes() for name in ("run", "whole")]
+    assert adapters[0] == adapters[1]

@@ -1,4 +1,4 @@
-"""The long tier says how much it did."""
+"""The long tier: as many cases as a minute holds for each thing that is broken, and it says how many these were."""
 
 from __future__ import annotations
 
@@ -8,6 +8,17 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import pytest
+
+LIMIT_S = 60.0
+
+
+def seeds(most: int) -> Iterator[int]:
+    """0, 1, ... below ``most``, as long as there is time."""
+    end = time.monotonic() + LIMIT_S
+    for seed in range(most):
+        if time.monotonic() > end:
+            return
+        yield seed
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import fedsim
 from tests.calling import Command
+from tests.fuzz.conftest import seeds
 from tests.fuzz.mutations import broken
 
 SCENARIO = """\
@@ -84,6 +85,6 @@ def test_a_broken_directory_goes_on_or_is_refused(command: Command, stopped: tup
 @pytest.mark.timeout(1800)
 def test_many_broken_directories(command: Command, stopped: tuple[Path, str], fuzz_report) -> None:
     with fuzz_report("`fedsim resume`, files of a run directory") as counts:
-        for seed in range(300):
+        for seed in seeds(300):
             counts[resumed(command, stopped, Random(seed))] += 1
     assert {"same bits", "exit 6"} <= set(counts)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tests import tiny
 from tests.calling import Command
+from tests.fuzz.conftest import seeds
 from tests.fuzz.mutations import broken
 
 SCENARIO = """\
@@ -130,9 +131,9 @@ def test_a_broken_model_is_trained_or_refused(command: Command, whole: Path, nam
 def test_many_broken_files(command: Command, whole: Path, fuzz_report) -> None:
     for name in FILES:
         with fuzz_report(f"`fedsim inspect`, {name[1:]} data") as counts:
-            for seed in range(500):
+            for seed in seeds(500):
                 counts[f"exit {with_data(command, whole, name, Random(seed))}"] += 1
-        assert {"exit 0", "exit 3"} <= set(counts)
+        assert counts["exit 3"]
 
 
 @pytest.mark.slow
@@ -140,5 +141,5 @@ def test_many_broken_files(command: Command, whole: Path, fuzz_report) -> None:
 def test_many_broken_models(command: Command, whole: Path, fuzz_report) -> None:
     for name in MODEL_FILES:
         with fuzz_report(f"`fedsim run --inline`, a model's {name}") as counts:
-            for seed in range(150):
+            for seed in seeds(150):
                 counts[f"exit {with_model(command, whole, name, Random(seed), f'out-{name}-{seed}')}"] += 1

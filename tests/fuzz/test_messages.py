@@ -20,6 +20,7 @@ from fedsim.engine.transport import Downlink, Reply, pack, unpack
 from fedsim.engine.validation import Refused, require_tensors
 from fedsim.strategies.base import LocalRule, Outcome
 from fedsim.train.values import Trained
+from tests.fuzz.conftest import seeds
 from tests.fuzz.mutations import broken
 
 CHAINS = {
@@ -105,6 +106,6 @@ def test_a_damaged_message_is_refused_or_fit_for_use(chain: str, seed: int) -> N
 @pytest.mark.timeout(900)
 def test_many_damaged_messages(fuzz_report) -> None:
     with fuzz_report("adapter messages") as counts:
-        for seed in range(30_000):
+        for seed in seeds(30_000):
             counts["used" if examine(sorted(CHAINS)[seed % len(CHAINS)], seed) else "refused"] += 1
-    assert min(counts["used"], counts["refused"]) > 1000
+    assert min(counts["used"], counts["refused"]) > 100

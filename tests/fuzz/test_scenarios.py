@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.calling import Answer, Command, StartedRay
+from tests.fuzz.conftest import seeds
 from tests.fuzz.mutations import broken_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,7 +90,7 @@ def test_a_broken_scenario_is_run_up_to_ray(command: Command, seed: int) -> None
 @pytest.mark.timeout(1800)
 def test_many_broken_scenarios_are_checked(command: Command, fuzz_report) -> None:
     with fuzz_report("`fedsim check`, all shipped scenarios") as counts:
-        for seed in range(8000):
+        for seed in seeds(8000):
             counts[f"exit {check(command, seed)}"] += 1
     assert {"exit 0", "exit 2", "exit 8"} <= set(counts)
 
@@ -99,6 +100,6 @@ def test_many_broken_scenarios_are_checked(command: Command, fuzz_report) -> Non
 @pytest.mark.usefixtures("bounded")
 def test_many_broken_scenarios_are_run_up_to_ray(command: Command, fuzz_report) -> None:
     with fuzz_report("`fedsim run` up to Ray, scenarios of methods") as counts:
-        for seed in range(1200):
+        for seed in seeds(1200):
             counts[run(command, seed)] += 1
     assert {"would have started Ray", "exit 2"} <= set(counts)
