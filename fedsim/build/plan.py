@@ -1,7 +1,8 @@
-"""``fedsim plan``: what a scenario will cost in privacy, told before anything is trained.
+"""``fedsim plan``: what a scenario will cost in privacy, bytes and memory, told before anything is trained.
 
-The data are read and split, because sampling rates depend on the banks' sizes; no model is loaded. Every number comes
-from the mechanisms and accountants that the run itself uses. What epsilon does not cover is listed with it.
+The data are read and split, because sampling rates depend on the banks' sizes; of the model only the shapes are known,
+no weights. Every number comes from the mechanisms, accountants and codecs that the run itself uses. What epsilon does
+not cover is listed with it.
 """
 
 from __future__ import annotations
@@ -10,8 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fedsim.build.load import load_one
+from fedsim.core.errors import ModelError
 from fedsim.core.messages import Spend
+from fedsim.core.rows import BankRows, Corpus, TokenRows
 from fedsim.core.scenario import Scenario
 from fedsim.engine.resources import Actors, num_cohorts
 from fedsim.privacy import Mechanism, describe
@@ -19,9 +24,12 @@ from fedsim.privacy.accounting import pld_epsilon, rdp_epsilon, steps_within
 from fedsim.privacy.prv import prv_epsilon
 from fedsim.records.files import to_json
 from fedsim.records.table import Table
-from fedsim.records.text import UNKNOWN, human_epsilon
+from fedsim.records.text import UNKNOWN, human_bytes, human_epsilon
 
 Plan = Mapping[str, Any]
+NOWHERE = "no run directory"
+INTS = np.zeros(0, dtype=np.int64)
+NO_TEXTS = TokenRows(INTS.astype(np.int32), np.zeros(1, dtype=np.int64), INTS.astype(np.int32), INTS)
 Customers = Sequence[tuple[float, tuple[str, ...]]]  # (epsilon, banks) of those with rows at several, the worst first
 
 ALWAYS_OPEN = (
@@ -52,7 +60,22 @@ def plan(path: Path, overrides: Sequence[str] = (), cross_check: bool = False) -
         made = make_mechanisms(scenario.privacy, bank_plans(scenario, trained, len(banks), corpus.units, late))
         mechanisms = list(made.values())
         told = plan_of(scenario, mechanisms, of_customers(made, together(scenario, trained, corpus.units)))
+        told = {**told, "wire": wire(scenario, corpus, banks)}
         return {**told, "cross_check": checked(mechanisms)} if cross_check else told
+
+
+def wire(scenario: Scenario, corpus: Corpus, banks: tuple[BankRows, ...]) -> Mapping[str, Any]:
+    """Bytes and memory; ``unknown`` says why not where the model is not at hand."""
+    from fedsim.build.prepare import Material, make_job
+    from fedsim.build.rehearsal import rehearsed
+    from fedsim.models import MODELS
+
+    model = MODELS.create(scenario.model.kind, scenario.model.knobs)
+    try:
+        outline = model.outline(scenario.lora, len(corpus.label_words))
+    except ModelError as error:
+        return {"unknown": str(error)}
+    return rehearsed(make_job(scenario, Material(corpus, banks, model, NO_TEXTS), NOWHERE, exports=False), outline)
 
 
 def checked(mechanisms: Sequence[Mechanism]) -> Mapping[str, Any]:
@@ -129,6 +152,24 @@ def _of_the_check(check: Mapping[str, Any]) -> tuple[str, ...]:
     return (f"worst bank {check['bank']}: RDP {first}, PLD {second}, PRV {third}",)
 
 
+def _of_the_wire(told: Mapping[str, Any]) -> tuple[str, ...]:
+    if not told or "unknown" in told:
+        return (f"bytes and memory: not known ({told['unknown']})",) if told else ()
+    rounds = "; ".join(
+        f"round {row['round']}: {human_bytes(row['bytes_up'])} up, {human_bytes(row['bytes_down'])} down"
+        for row in told["rounds"]
+    )
+    total = f"whole run: {human_bytes(told['bytes_up'])} up, {human_bytes(told['bytes_down'])} down"
+    how = (
+        "sizes follow from shapes" if told["exact"] else "of random values; codecs choose by value, so a run may differ"
+    )
+    memory = f"{human_bytes(told['model_bytes'])} of frozen weights, {human_bytes(told['gradient_bytes'])} of gradients"
+    return (
+        f"{rounds}; {total}, if later rounds are like the second ({how})",
+        f"a client actor holds at least {memory}; activations come on top",
+    )
+
+
 def as_json(told: Plan) -> str:
     return to_json(told)
 
@@ -151,6 +192,7 @@ def as_text(told: Plan) -> str:
     notes = (
         f"privacy: {told['mechanism']}; epsilon after {told['num_rounds']} rounds at delta {told['delta']}",
         f"banks in a round: {told['banks_per_round']:g}; client actors: at most {told['actors_at_most']}",
+        *_of_the_wire(told.get("wire", {})),
         *_of_the_check(told.get("cross_check", {})),
         *(f"a customer of {', '.join(c['banks'])}: epsilon {human_epsilon(c['epsilon'])}" for c in told["customers"]),
         *told["promise"],

@@ -47,6 +47,14 @@ class Batch:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What a loaded model will look like."""
+
+    adapter: AdapterState  # the shapes, factors and scaling of a new adapter; its values mean nothing
+    weight_bytes: int  # of the frozen weights in memory
+
+
 class CohortModel(ABC):
     """A frozen model in memory whose adapted layers hold a bank axis.
 
@@ -139,6 +147,10 @@ class BaseModel(ABC):
     def check(self, lora: Lora, num_labels: int) -> None:
         """ModelError for what ``load`` would refuse, as far as that is seen without weights: before actors start."""
         return
+
+    @abstractmethod
+    def outline(self, lora: Lora, num_labels: int) -> Outline:
+        """The shapes that ``load`` gives, without its weights. ModelError as ``check`` raises it."""
 
     @abstractmethod
     def load(self, lora: Lora, num_labels: int) -> CohortModel:

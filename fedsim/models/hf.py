@@ -7,7 +7,7 @@ import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -17,7 +17,10 @@ from fedsim.core.errors import ModelError
 from fedsim.core.registry import Config as PluginConfig
 from fedsim.core.rows import Corpus, TokenRows
 from fedsim.core.sections import Lora
-from fedsim.models.base import BaseModel, CohortModel
+from fedsim.models.base import BaseModel, CohortModel, Outline
+
+if TYPE_CHECKING:
+    from fedsim.models.network import Adapted
 
 PACKAGE = "package:"
 SHORT = 128  # tokens up to which plain products beat fused attention on a CPU
@@ -145,6 +148,18 @@ class HuggingFace(BaseModel):
         return ragged(rows, starts, corpus, tuple(map(tuple, answers)) if corpus.label_words else ())
 
     def check(self, lora: Lora, num_labels: int) -> None:
+        self._on_meta(lora, num_labels)
+
+    def outline(self, lora: Lora, num_labels: int) -> Outline:
+        import torch
+
+        from fedsim.models.network import weight_bytes
+
+        adapted = self._on_meta(lora, num_labels)
+        width = getattr(torch, self.config.dtype).itemsize
+        return Outline(adapted.outline(), weight_bytes(adapted.network, self.config.quant_bits, width))
+
+    def _on_meta(self, lora: Lora, num_labels: int) -> Adapted:
         """The network is built and adapted as in ``load``, but on torch's meta device, where weights take no memory."""
         import torch
         import transformers
@@ -160,7 +175,7 @@ class HuggingFace(BaseModel):
             with torch.device("meta"):
                 network = self._auto_class().from_config(config)
         with torch.device("meta"):
-            Adapted(network, lora, self.config.task, self.source)
+            return Adapted(network, lora, self.config.task, self.source)
 
     def load(self, lora: Lora, num_labels: int) -> CohortModel:
         from fedsim.models.network import Adapted, keep_trainable, quiet_libraries

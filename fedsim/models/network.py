@@ -286,3 +286,38 @@ class Adapted:
                 if head.bias is not None:
                     tensors[f"head.{name}.bias"] = torch.zeros(head.bias.shape)
         return AdapterState(tensors, self.lora.r, self.scaling)
+
+    def outline(self) -> AdapterState:
+        """An adapter of the right shapes, also where the network is on torch's meta device."""
+        draws = torch.Generator().manual_seed(0)
+        tensors: dict[str, torch.Tensor] = {}
+        for name, layer in self.layers.items():
+            a, b = layer.lora_A[ADAPTER].weight.shape, layer.lora_B[ADAPTER].weight.shape
+            tensors[f"{name}.A"] = torch.randn(a, generator=draws, device="cpu")
+            tensors[f"{name}.B"] = torch.zeros(b, device="cpu")
+        for name, head in self.heads.items():
+            tensors[f"head.{name}.weight"] = torch.randn(head.weight.shape, generator=draws, device="cpu")
+            if head.bias is not None:
+                tensors[f"head.{name}.bias"] = torch.zeros(head.bias.shape, device="cpu")
+        return AdapterState(tensors, self.lora.r, self.scaling)
+
+
+def weight_bytes(network: nn.Module, quant_bits: int | None, width: int) -> int:
+    """Bytes of the frozen weights, of which an unquantised value takes ``width``.
+
+    bitsandbytes keeps a float32 scale per 64 values of 4 bits, and one per row of 8 bits.
+    """
+    quantised = {
+        module.weight: module.weight.shape
+        for name, module in network.named_modules()
+        if quant_bits and isinstance(module, nn.Linear) and not set(name.split(".")) & set(HEADS)
+    }
+    total = 0
+    for weight in network.parameters():
+        if weight not in quantised:
+            total += weight.numel() * width
+        elif quant_bits == 4:
+            total += weight.numel() // 2 + 4 * -(-weight.numel() // 64)
+        else:
+            total += weight.numel() + 4 * quantised[weight][0]
+    return total

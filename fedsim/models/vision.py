@@ -29,7 +29,7 @@ from fedsim.core.errors import ModelError
 from fedsim.core.registry import Config as PluginConfig
 from fedsim.core.rows import Corpus, ImageRows
 from fedsim.core.sections import Lora
-from fedsim.models.base import BaseModel, CohortModel
+from fedsim.models.base import BaseModel, CohortModel, Outline
 from fedsim.models.convolution import CohortConvolution, CohortNorm, CohortWholeConvolution
 from fedsim.models.hf import fold_middle
 from fedsim.models.lora import CohortDense, Running, replace_module
@@ -92,6 +92,11 @@ class ResNetModel(BaseModel):
     def check(self, lora: Lora, num_labels: int) -> None:
         if lora.layers_to_transform is not None:
             raise ModelError("the convolutions of a resnet are not numbered", "lora.layers_to_transform")
+
+    def outline(self, lora: Lora, num_labels: int) -> Outline:
+        model = ImageClassifier(self.config, lora, num_labels)  # made of a seed in no time
+        frozen = sum(weight.nbytes for weight in model.network.parameters())
+        return Outline(model.new_adapter(0), frozen)
 
     def load(self, lora: Lora, num_labels: int) -> CohortModel:
         return ImageClassifier(self.config, lora, num_labels)
