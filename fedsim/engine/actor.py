@@ -36,6 +36,8 @@ class Trainer(Protocol):
     """What an actor needs of ``fedsim.train.trainer.Trainer``."""
 
     def new_adapter(self, seed: int) -> AdapterState: ...
+    def weights(self) -> list[np.ndarray]: ...
+    def adopt(self, weights: Sequence[np.ndarray]) -> int: ...
     def train(self, jobs: Sequence[TrainJob], kept: Sequence[Tensors]) -> list[Trained]: ...
     def evaluate(self, jobs: Sequence[EvalJob]) -> list[Scores]: ...
 
@@ -56,6 +58,14 @@ class ClientActor:
         """Load the base model now."""
         with reported("loading the base model"):
             self.trainer  # noqa: B018  built on first use
+
+    def weights(self) -> list[np.ndarray]:
+        with reported("sharing the base model"):
+            return self.trainer.weights()
+
+    def adopt(self, weights: Sequence[np.ndarray]) -> int:
+        with reported("sharing the base model"):
+            return self.trainer.adopt(weights)
 
     def new_adapter(self, seed: int) -> AdapterState:
         with reported("drawing the initial adapter"):

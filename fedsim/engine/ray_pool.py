@@ -56,6 +56,18 @@ class _Process:
     def load(self) -> None:
         self.client.load()
 
+    def weights(self) -> list[np.ndarray]:
+        """Of the loaded base, for all actors of this node: Ray keeps one copy there, which they map.
+
+        Nothing where it would take more than half of the node's object store.
+        """
+        found, here = self.client.weights(), ray.get_runtime_context().get_node_id()
+        room = next(node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["NodeID"] == here)
+        return found if 2 * sum(map(len, found)) <= room else []
+
+    def adopt(self, weights: Sequence[np.ndarray]) -> int:
+        return self.client.adopt(weights) if weights else 0
+
     def assign(self, boxed: list[Ref]) -> None:
         """Play the banks of another run from now on."""
         self._boxed, self._client = boxed, None

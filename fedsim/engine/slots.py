@@ -52,17 +52,19 @@ class _Slot:
     wanted: Ref  # what it is waited for: where it runs and that it has loaded, later a call's first result
     since: float  # when it came into this state
     place: tuple[str, int] | None = None  # node and process id; None until it runs
+    has_loaded: bool = False
     process: psutil.Process | None = None  # on this node
     call: Call | None = None
     others: list[Ref] = field(default_factory=list)
 
 
 class Slots:
-    """``actors.num_actors`` slots. ``start`` makes an actor with ``where``, ``load``, ``assign`` and what is called."""
+    """``actors.num_actors`` slots. ``start`` makes an actor; see ``ray_pool._Process`` for what it is asked."""
 
     def __init__(self, start: Callable[[], Any], actors: Actors) -> None:
         self._start, self._actors = start, actors
         self._slots = [self._new() for _ in range(actors.num_actors or 1)]
+        self._weights: dict[str, Ref] = {}  # by node: of the base that its actors share
         self._deaths_loading, self._told_s = 0, 0.0
         self._window = len(self._slots)  # calls in flight; less once the object store's disk was full
         self.took: dict[str, list[float]] = {}  # by method: seconds of each attempt that was answered
@@ -72,11 +74,12 @@ class Slots:
 
     def assign(self, boxed: list[Ref]) -> None:
         """Have every actor load what another run needs; one that is not at rest is replaced."""
-        self.took = {}
+        self.took, self._weights = {}, {}
         self._window = len(self._slots)
         for slot in self._slots:
             if slot.state is State.IDLE:
                 slot.state, slot.wanted, slot.since = State.STARTING, slot.handle.assign.remote(boxed), time.monotonic()
+                slot.has_loaded = False
             else:
                 self._end(slot)
 
@@ -205,6 +208,8 @@ class Slots:
             value = ray.get(slot.wanted)
         except RayError as error:
             self._deaths_loading += 1
+            if slot.place is not None:
+                self._weights.pop(slot.place[0], None)  # it may be this slot's share that failed
             cause = classify(error, "loading the base model")
             if not cause.passing or self._deaths_loading > 2 * len(self._slots):
                 raise cause.as_error("loading the base model") from error
@@ -212,9 +217,16 @@ class Slots:
             return
         if slot.place is None:
             slot.place, slot.process, slot.wanted = value, _process(*value), slot.handle.load.remote()
+        elif not slot.has_loaded and len(self._slots) > 1 and not self._actors.gpus:
+            slot.wanted = slot.handle.adopt.remote(self._weights_on(slot.place[0], slot))
+            slot.has_loaded = True
         else:
             slot.state, self._deaths_loading = State.IDLE, 0
         slot.since = time.monotonic()
+
+    def _weights_on(self, node: str, slot: _Slot) -> Ref:
+        """The base that actors of a node share: that of the first which has loaded it."""
+        return self._weights.get(node) or self._weights.setdefault(node, slot.handle.weights.remote())
 
     def _end(self, slot: _Slot) -> None:
         kill(slot.handle)  # it may only be unreachable

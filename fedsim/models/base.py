@@ -23,6 +23,7 @@ from fedsim.core.registry import NoKnobs
 from fedsim.core.rows import Corpus, Rows
 from fedsim.core.sections import Lora
 from fedsim.models.lora import Cohort, CohortLinear, Running
+from fedsim.models.sharing import adopt, frozen_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,14 @@ class CohortModel(ABC):
     def answers(self, rows: Any, indices: np.ndarray, max_new_tokens: int) -> list[tuple[str, str]]:
         """(the answer written by always the likeliest token, the true answer) of each row. ModelError without text."""
         raise ModelError("this model writes no text; leave out the metrics of written answers", "evaluate.metrics")
+
+    def weights(self) -> list[np.ndarray]:
+        """The frozen weights as bytes, for other processes of this machine."""
+        return frozen_bytes(self.network)
+
+    def adopt(self, weights: Sequence[np.ndarray]) -> int:
+        """Use the ``weights`` of a process that has loaded the same model; how many bytes are shared from now on."""
+        return adopt(self.network, weights)
 
     @contextmanager
     def using(self, cohort: Cohort) -> Iterator[None]:

@@ -7,6 +7,7 @@ small encoder's steps on two cores. Costs: freed memory stays with the process, 
 from __future__ import annotations
 
 import ctypes
+from contextlib import suppress
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 BIG, PAD = 1 << 30, 1 << 26  # bytes
@@ -19,3 +20,9 @@ def keep_big_blocks() -> bool:
     except (OSError, AttributeError):
         return False
     return all([mallopt(M_MMAP_THRESHOLD, BIG), mallopt(M_TRIM_THRESHOLD, BIG), mallopt(M_TOP_PAD, PAD)])
+
+
+def give_back() -> None:
+    """Let the kernel have whatever is free at this moment."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

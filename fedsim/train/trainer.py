@@ -33,6 +33,7 @@ from fedsim.train.answers import judge
 from fedsim.train.checks import check_moved, check_noise
 from fedsim.train.cohort import CohortState
 from fedsim.train.gradients import Gradients, Tally, row_norms
+from fedsim.train.heap import give_back
 from fedsim.train.metrics import f1_cut
 from fedsim.train.optimizers import learning_rate, make_optimizer
 from fedsim.train.reuse import scored_groups, trained_groups
@@ -70,6 +71,16 @@ class Trainer:
 
     def new_adapter(self, seed: int) -> AdapterState:
         return self.model.new_adapter(seed)
+
+    def weights(self) -> list[np.ndarray]:
+        """The frozen weights as bytes, for other processes of this machine."""
+        return self.model.weights()
+
+    def adopt(self, weights: Sequence[np.ndarray]) -> int:
+        """Use the weights of another process instead of an own copy; how many bytes are shared from now on."""
+        shared = self.model.adopt(weights)
+        give_back()
+        return shared
 
     # ---------------------------------------------------------------- training
 

@@ -102,6 +102,14 @@ class ToyTrainer:
     def __init__(self, rule: LocalRule, faults: Path | None, private: bool) -> None:
         self.rule, self.faults, self.private = rule, faults, private
 
+    def weights(self) -> list[np.ndarray]:
+        return [np.zeros(1 << 20, np.uint8)]
+
+    def adopt(self, weights: Sequence[np.ndarray]) -> int:
+        if weights[0].flags.writeable:
+            raise AssertionError("these weights are a copy of the object store's")
+        return len(weights[0])
+
     def new_adapter(self, seed: int) -> AdapterState:
         draw = seeds.generator(seed, "adapter")
         tensors = {"q.A": torch.randn(2, 3, generator=draw), "q.B": torch.zeros(4, 2)}
