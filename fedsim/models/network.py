@@ -122,7 +122,7 @@ def require_hub(model_id: str, revision: str | None) -> None:
     except OSError as error:
         raise ModelError(
             f"model {model_id!r} is not on this machine, and {constants.ENDPOINT} cannot be reached; "
-            "give a folder, or download it first"
+            "give a folder, download it first, or take {kind: embedded}, which ships with fedsim"
         ) from error
 
 
