@@ -48,6 +48,12 @@ class Understudy:
     def new_adapter(self, seed: int) -> AdapterState:
         return self.adapter
 
+    def weights(self) -> list[np.ndarray]:
+        return []
+
+    def adopt(self, weights: Sequence[np.ndarray]) -> int:
+        return 0
+
     def train(self, jobs: Sequence[TrainJob], kept: Sequence[Tensors]) -> list[Trained]:
         return [self._train(job, mine) for job, mine in zip(jobs, kept, strict=True)]
 
