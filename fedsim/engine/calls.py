@@ -31,6 +31,7 @@ class Done:
     call: Call
     value: Any
     others: list[Ref]
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

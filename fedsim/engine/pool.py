@@ -6,8 +6,9 @@ anything is computed from them: arrival order drives the progress display and no
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
@@ -159,6 +160,16 @@ def groups(deliveries: Sequence[Delivery], actors: Actors, decided: Decided) -> 
         found += [together] if together else []
         found += [(index,) for index, action in actions.items() if action == "alone"]
     return found
+
+
+def longest_first(
+    found: Sequence[tuple[int, ...]], banks: Sequence[str], seconds: Mapping[str, float]
+) -> list[tuple[int, ...]]:
+    """Groups by the ``seconds`` that their banks took when they last trained, so that none begins as the others end.
+
+    Banks that have not trained yet come first: how long they take is not known. The order reaches no bit of a result.
+    """
+    return sorted(found, key=lambda group: sum(seconds.get(banks[index], math.inf) for index in group), reverse=True)
 
 
 def _value(kept: Kept) -> Tensors:

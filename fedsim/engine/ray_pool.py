@@ -108,6 +108,7 @@ class RayPool:
 
     def __init__(self, make_client: Ref, actors: Actors) -> None:
         self._boxed, self._actors = [make_client], actors
+        self._seconds: dict[str, float] = {}  # by bank: its share of the time of the last cohort that it was in
         self._slots = Slots(lambda: start(_Process, actors.cpus, actors.gpus, self._boxed), actors)
 
     def suits(self, actors: Actors) -> bool:
@@ -131,21 +132,23 @@ class RayPool:
     def train(
         self, deliveries: Sequence[Delivery], kept: Sequence[Kept], failures: Failures, decided: Decided
     ) -> Iterator[Answer | Failed | Waiting]:
-        from fedsim.engine.pool import Answer, groups
+        from fedsim.engine.pool import Answer, groups, longest_first
 
-        round_ = _Round(deliveries, kept)
-        queue = deque(round_.call(group) for group in groups(deliveries, self._actors, decided))
+        round_, banks = _Round(deliveries, kept), [delivery.to.bank for delivery in deliveries]
+        ordered = longest_first(groups(deliveries, self._actors, decided), banks, self._seconds)
+        queue = deque(round_.call(group) for group in ordered)
         for result in self._slots.serve(queue, self._limit(failures)):
             if isinstance(result, Waiting):
                 yield result
                 continue
             call = result.call
             if isinstance(result, Done):
+                self._seconds |= {banks[index]: result.seconds / len(call.banks) for index in call.banks}
                 yield from map(Answer, call.banks, result.value, result.others)
                 continue
-            cause, banks = result.cause, [deliveries[index].to.bank for index in call.banks]
-            action = decide(failures, cause, call.attempt, len(banks))
-            yield from failed(cause, deliveries[call.banks[0]].to.round, banks, call.attempt, action)
+            cause, concerned = result.cause, [banks[index] for index in call.banks]
+            action = decide(failures, cause, call.attempt, len(concerned))
+            yield from failed(cause, deliveries[call.banks[0]].to.round, concerned, call.attempt, action)
             if action == "abort":
                 raise cause.as_error(f"{call.what}, attempt {call.attempt}")
             if action != "skip":

@@ -159,11 +159,12 @@ class Slots:
             value = ray.get(slot.wanted)
         except RayError as error:
             return self._failed(slot, classify(error, call.what), alive=isinstance(error, RayTaskError))
-        self.took.setdefault(call.method, []).append(time.monotonic() - slot.since)
+        seconds = time.monotonic() - slot.since
+        self.took.setdefault(call.method, []).append(seconds)
         slot.state = State.IDLE
         if slot.others:  # a copy on this node, in time for the loss of the other; nothing is read or waited for
             ray.wait(slot.others, num_returns=len(slot.others), timeout=0)
-        return Done(call, value, slot.others)
+        return Done(call, value, slot.others, seconds)
 
     def _failed(self, slot: _Slot, cause: Cause, alive: bool) -> Broken:
         call = slot.call
