@@ -73,12 +73,6 @@ class Understudy:
         size, spend = self.local.banks[job.bank].num_examples, mechanism.spend(num_steps)
         return Trained(job.bank, replace(outcome, delta=released), size, num_steps, spend)
 
-    def weights(self) -> list[np.ndarray]:
-        return []
-
-    def adopt(self, weights: Sequence[np.ndarray]) -> int:
-        return 0
-
     def evaluate(self, jobs: Sequence[EvalJob]) -> list[Scores]:
         raise FedsimError("there is nothing to evaluate in a rehearsal")
 
