@@ -117,7 +117,7 @@ class RoundRow:
     round: int
     num_rounds: int
     metrics: Mapping[str, float]  # the global model on everyone's test rows; empty when not evaluated in this round
-    banks: tuple[BankRow, ...]
+    banks: tuple[BankRow, ...]  # all in round 0; then those of whom there is news
     epsilon: float  # of the worst bank so far
     bytes_up: int  # of this round, all banks
     bytes_down: int

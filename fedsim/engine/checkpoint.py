@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import safetensors
@@ -26,6 +26,7 @@ from fedsim.core.errors import CheckpointError
 from fedsim.core.messages import BankInfo, ServerState
 from fedsim.engine.transport import Link
 
+BANK_FIELDS = tuple(field.name for field in fields(BankInfo))
 STATE, SERVER, LINKS = "state.json", "server.safetensors", "links.safetensors"
 
 
@@ -63,7 +64,7 @@ def files_of(
         "round": state.round,
         "adapter": _outline(state.adapter),
         "frozen": [_outline(adapter) for adapter in state.frozen],
-        "banks": [asdict(bank) for bank in state.banks],
+        "banks": [{name: getattr(bank, name) for name in BANK_FIELDS} for bank in state.banks],
         "links": {"banks": wires, "rows": shelf.rows},
     }
     server = {f"adapter/{name}": tensor for name, tensor in state.adapter.tensors.items()}

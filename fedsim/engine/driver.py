@@ -129,11 +129,12 @@ class Driver:
         yield row
 
     def _stage(self, state: ServerState) -> None:
-        kept = ((place, self.pool.save(self.kept.get(info.name))) for place, info in enumerate(self.plan.infos))
+        mine = ((place, self.kept.get(info.name)) for place, info in enumerate(self.plan.infos))
+        kept = ((place, self.pool.save(own)) for place, own in mine if own is not None)
         self.store.stage(state, self.downlink.links, ((place, data) for place, data in kept if data))
 
     def _committed(self, state: ServerState, gathered: Gathered, evaluated: Evaluated, clock: _Clock) -> RoundRow:
-        row = round_row(self.plan, self.ledger, state.round, gathered, evaluated, clock.lap())
+        row = round_row(self.plan, self.ledger, state.round, gathered, evaluated, self.summary.releases(), clock.lap())
         self.store.commit(row)
         self.summary.add(row)
         return row

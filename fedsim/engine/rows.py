@@ -16,19 +16,32 @@ from fedsim.privacy.ledger import Ledger
 
 
 def round_row(
-    plan: Plan, ledger: Ledger, round_: int, gathered: Gathered, evaluated: Evaluated, seconds: float
+    plan: Plan,
+    ledger: Ledger,
+    round_: int,
+    gathered: Gathered,
+    evaluated: Evaluated,
+    told: Mapping[str, int],
+    seconds: float,
 ) -> RoundRow:
-    """The row of a round that took ``seconds``. The ledger has been charged before."""
+    """The row of a round that took ``seconds``. The ledger has been charged before.
+
+    ``told``: by bank the ``num_releases`` of its last row; {} before the first round, whose row has every bank. A later
+    one leaves out those of whom there is nothing new, or a round would cost by the banks that are registered.
+    """
     updates = {exchange.update.bank: exchange.update for exchange in gathered.exchanges}
-    epsilons = {info.name: ledger.epsilon(info.name) for info in plan.infos}
     rows = []
     for bank in plan.banks:
         trainer, metrics = plan.trainer_of(bank.name), evaluated.banks.get(bank.name, {})
-        row = _bank_row(bank, round_, updates.get(trainer), epsilons[trainer], metrics)
+        releases = sum(spend.num_steps for spend in ledger.spent(trainer))
+        asked = trainer in updates or bank.name in gathered.missing
+        if not (asked or metrics) and told.get(bank.name) == releases:
+            continue
+        row = _bank_row(bank, round_, updates.get(trainer), ledger.epsilon(trainer), metrics)
         if bank.name in gathered.missing:
             missing = gathered.missing[bank.name]
             row = replace(row, bytes_up=missing.bytes_up, bytes_down=missing.bytes_down)
-        rows.append(replace(row, num_releases=sum(spend.num_steps for spend in ledger.spent(trainer))))
+        rows.append(replace(row, num_releases=releases))
     return RoundRow(
         round=round_,
         num_rounds=plan.num_rounds,

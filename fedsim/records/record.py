@@ -5,7 +5,8 @@
     split.json         which bank holds what: label counts, distances (fedsim.data.skew says which), and the rows
                        themselves, by which ``partition: {kind: file}`` gives other runs the same banks
     rounds.jsonl       one line per round, written when the round is over
-    banks.jsonl        one line per bank and round
+    banks.jsonl        one line per bank and round; after round 0 only of banks that took part, were evaluated or were
+                       charged
     timeline.jsonl     who trained which bank when, one line per bank and round; of no weight for any result
     failures.jsonl     one line per bank and attempt that failed, with the actor's traceback; there if any did
     summary.json       the object that ``fedsim run --format json`` prints; there once the run has ended
@@ -25,7 +26,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from itertools import chain, count
 from pathlib import Path
@@ -96,7 +97,8 @@ class RunRecord:
         """Append a finished round: its banks first, so that a round that is listed has all its banks."""
         version = {"schema_version": SCHEMA_VERSION}
         append_lines(self.folder / "banks.jsonl", [version | asdict(bank) for bank in row.banks])
-        values = {name: value for name, value in asdict(row).items() if name != "banks"}
+        values = asdict(replace(row, banks=()))
+        del values["banks"]
         append_lines(self.folder / "rounds.jsonl", [version | values])
 
     def add_adapter(self, export: Callable[[Path], None], place: str = GLOBAL) -> None:

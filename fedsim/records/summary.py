@@ -78,16 +78,22 @@ class Summary:
         self._totals = {bank.name: _Total(bank) for bank in started.banks}
         self._metrics: Mapping[str, float] = {}
         self._rounds = self._bytes_up = self._bytes_down = 0
+        self._is_fed = False
         self._epsilon = 0.0  # of the worst bank or customer
 
     def add(self, row: RoundRow) -> None:
         """A finished round."""
+        self._is_fed = True
         for bank in row.banks:
             self._totals[bank.bank].add(bank)
         self._metrics = row.metrics or self._metrics
         self._rounds, self._epsilon = row.round, row.epsilon
         self._bytes_up += row.bytes_up
         self._bytes_down += row.bytes_down
+
+    def releases(self) -> dict[str, int]:
+        """By bank the ``num_releases`` of its last row; {} before the first."""
+        return {name: total.num_releases for name, total in self._totals.items()} if self._is_fed else {}
 
     def result(
         self, status: str, seconds: float, tight: Tight | None = None, shared: tuple[float, str] | None = None

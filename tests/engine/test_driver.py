@@ -13,16 +13,20 @@ import torch
 from fedsim.codecs import pipeline
 from fedsim.core.adapter import weighted_mean
 from fedsim.core.events import BankDone, Failed, Finished, RoundRow, Served, Started, Waiting
+from fedsim.core.messages import Spend
 from fedsim.core.registry import NoKnobs
 from fedsim.core.sections import Failures
 from fedsim.engine.actor import ClientActor
 from fedsim.engine.driver import Driver, sample
+from fedsim.engine.evaluation import Evaluated
 from fedsim.engine.failures import Decided
+from fedsim.engine.gather import Gathered
 from fedsim.engine.pool import Answer, InlinePool, Kept
 from fedsim.engine.resources import Actors
+from fedsim.engine.rows import round_row
 from fedsim.engine.transport import Delivery
 from fedsim.privacy.base import Terms
-from fedsim.privacy.ledger import Ledger
+from fedsim.privacy.ledger import Charge, Ledger
 from fedsim.privacy.none import NoPrivacy
 from tests.engine import fakes
 
@@ -102,6 +106,27 @@ def test_a_cohort_is_drawn_from_the_banks_that_are_there() -> None:
     assert set().union(*drawn[:20]) == {"east", "north"}
     assert set().union(*drawn[20:]) == set(fakes.BANKS)
     assert drawn == [{bank.bank for bank in row.banks if bank.participated} for row in rounds(run(plan))[1:]]
+
+
+def test_after_the_first_row_only_banks_of_whom_there_is_news_have_one() -> None:
+    plan = fakes.plan(num_rounds=3, client_fraction=0.4)
+    events = run(replace(plan, evaluation=replace(plan.evaluation, every=0)))
+    first, one, two, last = rounds(events)
+    assert [bank.bank for bank in first.banks] == [bank.bank for bank in last.banks] == list(fakes.BANKS)
+    for row in (one, two):
+        assert [bank.participated for bank in row.banks] == [True]
+    banks = events[-1].summary["banks"]  # type: ignore[attr-defined]
+    steps = Counter(bank.bank for row in rounds(events) for bank in row.banks if bank.participated)
+    assert {name: bank["spend"]["num_steps"] for name, bank in banks.items()} == {n: 3 * steps[n] for n in fakes.BANKS}
+
+
+def test_a_bank_that_was_charged_without_being_asked_has_a_row() -> None:
+    """A torn line of the ledger is charged to every bank: nobody's epsilon may stay as it was last told."""
+    plan = fakes.plan()
+    ledger = plan.ledger(log=None)
+    ledger.intend(Charge(1, "torn", {"north": Spend(1.0, 0.1, 3)}, False))
+    row = round_row(plan, ledger, 1, Gathered(), Evaluated(), dict.fromkeys(fakes.BANKS, 0), 0.0)
+    assert [(bank.bank, bank.num_releases, bank.epsilon > 0) for bank in row.banks] == [("north", 3, True)]
 
 
 def test_what_a_bank_keeps_comes_back_to_it() -> None:
