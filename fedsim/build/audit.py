@@ -5,20 +5,26 @@ It holds the base model and the planted rows, and not their coins until it is ma
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from fedsim.attacks.bounds import lower_bound
 from fedsim.attacks.gradients import Listener, row_losses
+from fedsim.attacks.inversion import Inverted, inverted
 from fedsim.attacks.membership import auc, auc_se, confidence, lira, true_positive_rate
 from fedsim.attacks.planting import Planted, ordinary, tossed, training
 from fedsim.build.prepare import Job, Material, make_job
 from fedsim.core import seeds
+from fedsim.core.adapter import Tensors, flatten, unflatten
+from fedsim.core.errors import DataError
 from fedsim.core.events import Event, Seen, Served, ShadowDone
+from fedsim.core.messages import TrainJob
+from fedsim.core.rows import TokenRows
 from fedsim.core.scenario import Scenario
 from fedsim.core.sections import Audit
 from fedsim.models.base import CohortModel
@@ -45,6 +51,7 @@ class Auditor:
 
     def __init__(self, audit: Audit, planted: Planted, job: Job, ordinary: Mapping[str, np.ndarray], seed: int) -> None:
         self.audit, self.planted, self.job, self.ordinary, self.seed = audit, planted, job, ordinary, seed
+        self.inverted: list[Inverted] = []
         self.confidences: list[np.ndarray] = []  # of the members, under the run's model and under each shadow's
 
     @classmethod
@@ -71,11 +78,31 @@ class Auditor:
     def take(self, event: Event) -> None:
         """Look at what an event shows to an attacker."""
         if isinstance(event, Seen):
+            if not self.inverted:
+                self.inverted = [one for exchange in event.exchanges for one in self._inverted(exchange.job)]
             self.listener.hear(event.exchanges)
         elif isinstance(event, Served) and event.bank is None and len(self.members):
             self.confidences.append(self._confidences(event))
         elif isinstance(event, ShadowDone):
             self.confidences.append(self._confidences(event.served))
+
+    def _inverted(self, job: TrainJob) -> Iterator[Inverted]:
+        """A bank's first rows that are not planted: each the only one of a step, as the mechanism lets it go."""
+        rows, mechanism = self.job.make_client.make_trainer.rows, self.job.plan.mechanisms[job.bank]
+        if not self.audit.inversions:
+            return
+        if not isinstance(rows, TokenRows):
+            raise DataError("images have no words that could be guessed; remove audit.inversions", "audit")
+        for row in self.ordinary[job.bank][: self.audit.inversions]:
+
+            def release(gradient: dict[str, Tensor], number: int = int(row)) -> Tensors:
+                flat = flatten(gradient)
+                noise = mechanism.noise(len(flat), mechanism.source(job, "noise of an inversion", number))
+                released = unflatten(mechanism.weights(flat.norm()[None]) * flat + noise, gradient)
+                return mechanism.release(released, mechanism.source(job, "release of an inversion", number))
+
+            self.model.set_frozen(job.frozen)
+            yield inverted(self.model, rows, job.adapter, int(row), release)
 
     def _confidences(self, served: Served) -> np.ndarray:
         """(members,) of each member's own answer."""
@@ -98,6 +125,13 @@ class Auditor:
             "auc": auc(scores, included),
             "auc_se": auc_se(included),
             "membership": self._membership(),
+            "inversion": {
+                "rows": len(self.inverted),
+                "auc": float(np.mean([one.auc for one in self.inverted])),
+                "recovered": float(np.mean([one.recovered for one in self.inverted])),
+            }
+            if self.inverted
+            else {},
         }
 
     def _membership(self) -> Mapping[str, Mapping[str, float]]:

@@ -168,6 +168,7 @@ class Audit(Section):
     canaries: int = Field(default=20, ge=2, description="strange rows at each bank, for the lower bound of epsilon")
     members: int = Field(default=0, ge=0, description="rows as they are at each bank, for the membership attacks")
     shadow_runs: int = Field(default=0, ge=0, description="more whole runs with other coins, for LiRA on the members")
+    inversions: int = Field(default=0, ge=0, description="rows at each bank whose words are guessed from one step")
     confidence: float = Field(default=0.95, ge=0.5, lt=1, description="of the lower bound")
 
     @model_validator(mode="after")

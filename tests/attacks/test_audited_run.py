@@ -22,7 +22,7 @@ lora: {{r: 2, target_modules: [q_proj]}}
 train: {{local_steps: 2, sample_rate: 0.5, optimizer: sgd, lr: 0.5}}
 evaluate: {{every: 2, max_rows: 8}}
 privacy: {{kind: dp_sgd, noise_multiplier: 2.0, dp_delta: 1e-3}}
-audit: {{canaries: 6, members: 4, shadow_runs: 2}}
+audit: {{canaries: 6, members: 4, shadow_runs: 2, inversions: 2}}
 """
 
 
@@ -56,3 +56,10 @@ def test_shadow_runs_give_lira_and_are_no_rounds_of_the_run(ended) -> None:
     assert len((folder / "rounds.jsonl").read_text().splitlines()) == 3  # before training, and two
     for bank in summary["banks"].values():
         assert bank["spend"]["num_steps"] == 4, "shadow runs are the attacker's: they charge nobody"
+
+
+def test_words_are_guessed_of_rows_of_every_bank(ended) -> None:
+    told = ended[0]["audit"]["inversion"]
+    assert told["rows"] == 4
+    assert 0 <= told["recovered"] <= 1
+    assert 0.2 < told["auc"] < 0.8, "clipped and noised"
