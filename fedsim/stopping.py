@@ -17,6 +17,8 @@ from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
+import psutil
+
 from fedsim.core.errors import Stopped
 
 SIGINT_EXIT, SIGTERM_EXIT = 130, 143
@@ -60,6 +62,16 @@ def _watch(reader: int) -> None:
     while (number := os.read(reader, 1)[0]) != signal.SIGTERM:
         interrupts += number == signal.SIGINT
         if interrupts > 1:
-            os._exit(SIGINT_EXIT)
+            _end(SIGINT_EXIT)
     time.sleep(GRACE_S)
-    os._exit(SIGTERM_EXIT)
+    _end(SIGTERM_EXIT)
+
+
+def _end(exit_code: int) -> NoReturn:
+    """End the process and all that it has started: some of Ray's helpers would go on without it."""
+    try:
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                child.kill()
+    finally:
+        os._exit(exit_code)

@@ -8,7 +8,10 @@ import subprocess
 import sys
 import time
 
+import psutil
+
 from fedsim.stopping import GRACE_S
+from tests.engine.fakes import wait_until
 
 LISTENING = """
 import sys
@@ -66,6 +69,16 @@ def test_the_second_interrupt_ends_it_at_once() -> None:
     code, _, seconds = sent(f"\n    {work}", signal.SIGINT, after_s=0.5)
     assert code == 130
     assert seconds < 2
+
+
+def test_what_it_has_started_ends_with_it() -> None:
+    """Also what its children have started: they would be nobody's."""
+    begin = "import subprocess; child = subprocess.Popen(['sh', '-c', 'sleep 60 & echo $!; wait'], stdout=-1)"
+    told = "print(int(child.stdout.readline()), flush=True)"
+    code, printed, _ = sent(f"{begin}; {told}; {HASHING}", signal.SIGTERM, after_s=1.0)
+    assert code == 143
+    grandchild = int(printed)
+    wait_until(lambda: not psutil.pid_exists(grandchild) or psutil.Process(grandchild).status() == "zombie")
 
 
 def test_another_signal_starts_no_clock() -> None:

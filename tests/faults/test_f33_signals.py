@@ -68,6 +68,13 @@ def reference(scenario: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     return adapter_hash(folder / "run")
 
 
+def alive(process: psutil.Process) -> bool:
+    """An orphan that has ended is a zombie where nobody asks for it, as in some containers."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 @pytest.mark.parametrize(
     ("signals", "code", "within_s"),
     [((signal.SIGINT,), 130, 10.0), ((signal.SIGINT, signal.SIGINT), 130, 5.0), ((signal.SIGTERM,), 143, 2.9)],
@@ -93,7 +100,7 @@ def test_it_ends_in_time_leaves_no_process_and_goes_on_to_the_same_bits(
     assert run.returncode == code
     assert seconds < within_s + 2, "of a machine with other things to do"
     assert f"fedsim resume {out}" in shown or len(signals) == 2
-    fakes.wait_until(lambda: not any(one.is_running() for one in family), timeout_s=20)
+    fakes.wait_until(lambda: not any(alive(one) for one in family), timeout_s=20)
     assert not (out / "adapters").exists()
     resumed = subprocess.run(
         fedsim("resume", str(out), "--inline", "--quiet"),
