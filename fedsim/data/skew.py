@@ -81,13 +81,14 @@ def measure(
     rows = [np.concatenate([bank.train, bank.test]) for bank in banks]
     pool = np.concatenate(rows)
     counts = np.array([_label_counts(corpus, own) for own in rows])
+    everyone = counts.sum(axis=0)
     shifts = _feature_shifts(corpus.columns, rows, pool, {"label", *leave_out})
     lengths = np.array([len(prompt) for prompt in corpus.prompts])
     points = None if embeddings is None else directions(embeddings)
     apart = None if points is None else distances(points, rows).tolist()
     measured = []
     for number, bank in enumerate(banks):
-        tv, js = _label_distances(counts[number], counts.sum(axis=0))
+        tv, js = _label_distances(counts[number], everyone)
         own = {column: float(values[number]) for column, values in shifts.items()}
         measured.append(
             BankSkew(
@@ -121,7 +122,8 @@ def jensen_shannon(p: np.ndarray, q: np.ndarray) -> float:
 
 def gini(sizes: np.ndarray) -> float:
     """Mean absolute difference of two sizes over twice their mean (k,)."""
-    differences = np.abs(sizes[:, None] - sizes[None, :]).mean()
+    count = len(sizes)
+    differences = 2 * (np.sort(sizes) * (2 * np.arange(count) - count + 1)).sum() / count**2
     return float(differences / (2 * sizes.mean()))
 
 

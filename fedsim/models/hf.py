@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fedsim.models.network import Adapted
 
 PACKAGE = "package:"
+TEXTS_AT_A_TIME = 4096
 SHORT = 128  # tokens up to which plain products beat fused attention on a CPU
 Task = Literal["causal_lm", "sequence_classification"]
 
@@ -129,13 +130,13 @@ class HuggingFace(BaseModel):
             rows = tokenizer(list(corpus.prompts), truncation=True, max_length=limit)["input_ids"]
             return ragged(rows, [len(row) for row in rows], corpus, ())
         words = [" " + word for word in (corpus.label_words or corpus.answers)]
-        answers = tokenizer(words, add_special_tokens=False)["input_ids"]
+        answers = token_ids(tokenizer, words, add_special_tokens=False)
         if not corpus.label_words and tokenizer.eos_token_id is not None:
             answers = [[*answer, tokenizer.eos_token_id] for answer in answers]
         for word, answer in zip(words, answers, strict=True):
             if not answer:
                 raise ModelError(f"the tokenizer of {self.source!r} gives no token for the answer {word.strip()!r}")
-        prompts = tokenizer(list(corpus.prompts))["input_ids"]
+        prompts = token_ids(tokenizer, corpus.prompts)
         eos = tokenizer.eos_token_id  # some tokenizers append it to every text: not before an answer
         rows, starts = [], []
         for number, prompt in enumerate(prompts):
@@ -276,6 +277,15 @@ def fold_middle(adapter: AdapterState) -> AdapterState:
         middle = adapter.tensors.get(name[:-2] + ".R") if name.endswith(".B") else None
         folded[name] = tensor if middle is None else tensor @ middle
     return AdapterState(folded, adapter.rank, adapter.scaling)
+
+
+def token_ids(tokenizer: Any, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
+    """Of each text. What else a tokenizer notes of every token takes kilobytes per text: freed after a few texts."""
+    found: list[list[int]] = []
+    for start in range(0, len(texts), TEXTS_AT_A_TIME):
+        part = list(texts[start : start + TEXTS_AT_A_TIME])
+        found += tokenizer(part, add_special_tokens=add_special_tokens)["input_ids"]
+    return found
 
 
 def ragged(rows: list[list[int]], starts: list[int], corpus: Corpus, words: tuple[tuple[int, ...], ...]) -> TokenRows:

@@ -23,6 +23,8 @@ def test_label_distances() -> None:
 def test_sizes() -> None:
     assert (gini(np.array([5, 5, 5])), effective_number(np.array([5, 5, 5]))) == (0.0, pytest.approx(3.0))
     assert gini(np.array([0, 10])) == 0.5  # at most (k - 1) / k
+    assert gini(np.array([4, 1, 1])) == pytest.approx(4 * 3 / 9 / (2 * 2))  # pairs that differ, twice each, by 3
+    assert gini(np.arange(100_000)) == pytest.approx(1 / 3, rel=1e-4)  # without a table of pairs: it would take 80 GB
     assert effective_number(np.array([0, 10])) == 1.0
     assert effective_number(np.array([1, 1, 2])) == pytest.approx(2**1.5)
 

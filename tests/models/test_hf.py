@@ -13,7 +13,7 @@ import torch
 from fedsim.core.errors import ModelError
 from fedsim.core.rows import Corpus
 from fedsim.core.sections import Lora
-from fedsim.models.hf import HuggingFace
+from fedsim.models.hf import TEXTS_AT_A_TIME, HuggingFace, token_ids
 from tests import tiny
 
 
@@ -61,6 +61,18 @@ def test_a_long_prompt_loses_its_beginning_and_keeps_its_cue(folder) -> None:
     )
     assert len(rows.row(0)) == 16
     assert list(rows.row(0)[-3:]) == list(short.row(0))
+
+
+def test_texts_are_tokenised_by_parts() -> None:
+    parts: list[int] = []
+
+    def tokenizer(texts: list[str], add_special_tokens: bool) -> dict[str, list[list[int]]]:
+        parts.append(len(texts))
+        return {"input_ids": [[int(text)] for text in texts]}
+
+    texts = [str(number) for number in range(TEXTS_AT_A_TIME + 3)]
+    assert token_ids(tokenizer, texts) == [[number] for number in range(len(texts))]
+    assert parts == [TEXTS_AT_A_TIME, 3]
 
 
 def test_free_text_ends_with_the_end_token(folder) -> None:
