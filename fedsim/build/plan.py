@@ -163,10 +163,11 @@ def _of_the_wire(told: Mapping[str, Any]) -> tuple[str, ...]:
     how = (
         "sizes follow from shapes" if told["exact"] else "of random values; codecs choose by value, so a run may differ"
     )
-    memory = f"{human_bytes(told['model_bytes'])} of frozen weights, {human_bytes(told['gradient_bytes'])} of gradients"
+    weights, gradients = human_bytes(told["model_bytes"]), human_bytes(told["gradient_bytes"])
     return (
         f"{rounds}; {total}, if later rounds are like the second ({how})",
-        f"a client actor holds at least {memory}; activations come on top",
+        f"memory at the least: {weights} of frozen weights (once per machine without GPUs, else in every actor) and "
+        f"{gradients} of gradients in an actor; activations come on top",
     )
 
 

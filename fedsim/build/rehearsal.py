@@ -78,7 +78,7 @@ class Understudy:
 
 
 def rehearsed(job: Job, outline: Outline) -> Mapping[str, Any]:
-    """Bytes of the first rounds and of the whole run, and what an actor holds at the least."""
+    """Bytes of the first rounds and of the whole run; of memory the frozen weights and an actor's gradients."""
     rows, local = _played(job, outline), job.make_client.make_trainer.local
     first, later = rows[0], rows[-1]
     stages = [stage for codec in (job.plan.download, job.plan.upload) for stage in codec.sparsifiers]

@@ -76,7 +76,7 @@ def test_memory_is_that_of_weights_and_of_one_gradient_per_row_or_bank(tmp_path:
     assert private["gradient_bytes"] == 4 * values * 8  # max_rows
     text = as_text(plan(written(tmp_path, model)))
     assert "whole run: " in text
-    assert "a client actor holds at least" in text
+    assert "of gradients in an actor" in text
 
 
 @pytest.mark.parametrize("bits", [None, 4, 8])
