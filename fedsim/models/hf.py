@@ -87,7 +87,7 @@ class HuggingFace(BaseModel):
 
     def _require_files(self) -> None:
         """ModelError when the model is not where it should be: told before transformers looks for it, and sooner."""
-        from fedsim.models.network import check_folder, require_hub
+        from fedsim.models.libraries import check_folder, require_hub
 
         if self.folder is not None:
             check_folder(self.folder)
@@ -104,7 +104,7 @@ class HuggingFace(BaseModel):
     def _tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        from fedsim.models.network import as_model_errors, quiet_libraries
+        from fedsim.models.libraries import as_model_errors, quiet_libraries
 
         quiet_libraries()
         self._require_files()
@@ -165,7 +165,8 @@ class HuggingFace(BaseModel):
         import torch
         import transformers
 
-        from fedsim.models.network import Adapted, as_model_errors, quiet_libraries
+        from fedsim.models.libraries import as_model_errors, quiet_libraries
+        from fedsim.models.network import Adapted
 
         quiet_libraries()
         self._require_files()
@@ -179,7 +180,8 @@ class HuggingFace(BaseModel):
             return Adapted(network, lora, self.config.task, self.source)
 
     def load(self, lora: Lora, num_labels: int) -> CohortModel:
-        from fedsim.models.network import Adapted, keep_trainable, quiet_libraries
+        from fedsim.models.libraries import quiet_libraries
+        from fedsim.models.network import Adapted, keep_trainable
         from fedsim.models.tasks import CausalLM, SequenceClassification
 
         quiet_libraries()
@@ -197,7 +199,8 @@ class HuggingFace(BaseModel):
         """The frozen weights as the configuration asks for them."""
         import torch
 
-        from fedsim.models.network import as_model_errors, quantization
+        from fedsim.models.libraries import as_model_errors
+        from fedsim.models.network import quantization
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = getattr(torch, self.config.dtype)

@@ -15,8 +15,9 @@ from torch import nn
 
 from fedsim.core.sections import Lora
 from fedsim.models.base import seeded_torch
+from fedsim.models.libraries import quiet_libraries
 from fedsim.models.lora import replace_module
-from fedsim.models.network import HEADS, Adapted, keep_trainable, quiet_libraries
+from fedsim.models.network import HEADS, Adapted, keep_trainable
 from fedsim.models.tasks import CausalLM
 
 PAD, UNKNOWN = "<pad>", "<unk>"

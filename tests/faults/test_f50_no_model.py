@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fedsim.models import network
+from fedsim.models import libraries
 from tests import tiny
 from tests.calling import Answer, Command
 
@@ -77,7 +77,7 @@ def test_a_model_of_the_hub_without_a_network(answer, monkeypatch: pytest.Monkey
     assert told.code == 3
     assert "model 'nobody/nothing' is not on this machine, and HF_HUB_OFFLINE is set; give a folder" in told.err
 
-    monkeypatch.setattr(network, "require_hub", lambda *_: None)  # control
+    monkeypatch.setattr(libraries, "require_hub", lambda *_: None)  # control
     asked = []
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: asked.append(1) or 1 / 0)
     assert answer("nobody/nothing").code != 0

@@ -146,7 +146,7 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch) -> None:
         asked.append(url)
         raise URLError("no network")
 
-    monkeypatch.setattr("fedsim.models.network.urlopen", refuse)
+    monkeypatch.setattr("fedsim.models.libraries.urlopen", refuse)
     with pytest.raises(ModelError, match=r"model 'no/model' is not on this machine, and https://.* cannot be reached"):
         hf("no/model").encode(tiny.corpus())
     assert len(asked) == 1

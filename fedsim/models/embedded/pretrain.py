@@ -28,7 +28,7 @@ from torch.nn.functional import cross_entropy
 from fedsim.core import seeds
 from fedsim.models.base import seeded_torch
 from fedsim.models.embedded.text import ANSWERS, WORDS, Writer
-from fedsim.models.network import quiet_libraries
+from fedsim.models.libraries import quiet_libraries
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 END = "<end>"  # ends a text, and pads
