@@ -7,6 +7,7 @@ not cover is listed with it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def plan_of(scenario: Scenario, mechanisms: Sequence[Mechanism], customers: Cust
         "delta": first.terms.dp_delta if first.terms else None,
         "accountant": first.terms.accountant if first.terms else None,
         "epsilon": None if None in epsilons else max((*epsilons, *(epsilon for epsilon, _ in customers))),
-        "customers": [{"banks": list(names), "epsilon": epsilon} for epsilon, names in customers],
+        "customers": [{"banks": list(n), "epsilon": e if math.isfinite(e) else None} for e, n in customers],
         "banks": banks,
         "banks_per_round": first.plan.bank_rate * len(mechanisms) if first.central else cohort,
         "actors_at_most": scenario.resources.num_actors or num_cohorts(cohort, actors),

@@ -93,3 +93,10 @@ def test_noise_that_was_calibrated_bank_by_bank_is_refused(tmp_path: Path) -> No
     path = scenario(tmp_path, "dp_epsilon: 2.0")
     with pytest.raises(PrivacyConfigError, match=r"a customer of a, b spends 2.* at all of them; lower dp_epsilon"):
         plan(path)
+
+
+def test_without_noise_nothing_bounds_what_a_customer_loses(tmp_path: Path) -> None:
+    told = plan(scenario(tmp_path, "noise_multiplier: 0.0"))
+    assert told["customers"] == [{"banks": ["a", "b"], "epsilon": None}]
+    assert told["epsilon"] is None
+    assert "a customer of a, b: epsilon -" in as_text(told)
