@@ -17,9 +17,8 @@ from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
-import psutil
-
 from fedsim.core.errors import Stopped
+from fedsim.engine import leftovers
 
 SIGINT_EXIT, SIGTERM_EXIT = 130, 143
 GRACE_S = 2.3
@@ -68,10 +67,8 @@ def _watch(reader: int) -> None:
 
 
 def _end(exit_code: int) -> NoReturn:
-    """End the process and all that it has started: some of Ray's helpers would go on without it."""
+    """End the process and its Ray session, of which some helpers would go on without it."""
     try:
-        for child in psutil.Process().children(recursive=True):
-            with suppress(psutil.Error):
-                child.kill()
+        leftovers.end_own()
     finally:
         os._exit(exit_code)

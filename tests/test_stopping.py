@@ -72,8 +72,9 @@ def test_the_second_interrupt_ends_it_at_once() -> None:
 
 
 def test_what_it_has_started_ends_with_it() -> None:
-    """Also what its children have started: they would be nobody's."""
-    begin = "import subprocess; child = subprocess.Popen(['sh', '-c', 'sleep 60 & echo $!; wait'], stdout=-1)"
+    """Also what is nobody's child by now."""
+    begin = "import os, subprocess; from fedsim.engine import leftovers; leftovers.mark(os.environ); "
+    begin += "child = subprocess.Popen(['sh', '-c', 'sleep 60 >/dev/null & echo $!'], stdout=-1); child.wait()"
     told = "print(int(child.stdout.readline()), flush=True)"
     code, printed, _ = sent(f"{begin}; {told}; {HASHING}", signal.SIGTERM, after_s=1.0)
     assert code == 143

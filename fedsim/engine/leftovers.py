@@ -11,6 +11,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +79,16 @@ def clean(found: Sequence[Leftover], dead_folders: Sequence[Path]) -> None:
         _, ending = psutil.wait_procs(ending, timeout=END_S)
     for folder in dead_folders:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def end_own() -> None:
+    """Kill every process of the session that this process has started, also those whose parent is gone."""
+    own: dict[str, str] = {}
+    mark(own)
+    for process, run in _marked():
+        if run == own[MARK] and process.pid != os.getpid():
+            with suppress(psutil.Error):
+                process.kill()
 
 
 def _marked() -> Iterator[tuple[psutil.Process, str]]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-UP_S = 90.0
+UP_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ def head(num_cpus: int = 2) -> Iterator[Head]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_raylet_start_wait_time_s": "240",  # a busy machine
         "PYTHONPATH": str(ROOT),
         "HOME": str(folder),
     }
@@ -72,9 +73,11 @@ def head(num_cpus: int = 2) -> Iterator[Head]:
     address = f"http://127.0.0.1:{dashboard}"
     try:
         until = time.monotonic() + UP_S
-        while subprocess.run(
-            [str(bin_ / "ray"), "job", "list", "--address", address], env=environment, capture_output=True
-        ).returncode:
+        listing = [str(bin_ / "ray"), "job", "list", "--address", address]
+        while (  # the dashboard may be up before its node, which may still fail
+            "Ray runtime started" not in (folder / "log").read_text()
+            or subprocess.run(listing, env=environment, capture_output=True).returncode
+        ):
             if time.monotonic() > until or process.poll() is not None:
                 raise RuntimeError((folder / "log").read_text())
             time.sleep(0.5)

