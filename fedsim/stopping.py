@@ -48,7 +48,7 @@ def leave(exit_code: int) -> NoReturn:
     """End the process now: Python's own way out takes seconds once torch is loaded."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(exit_code)
+    _end(exit_code)
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
