@@ -83,10 +83,8 @@ def clean(found: Sequence[Leftover], dead_folders: Sequence[Path]) -> None:
 
 def end_own() -> None:
     """Kill every process of the session that this process has started, also those whose parent is gone."""
-    own: dict[str, str] = {}
-    mark(own)
     for process, run in _marked():
-        if run == own[MARK] and process.pid != os.getpid():
+        if run.startswith(f"{os.getpid()}@") and _alive(run) and process.pid != os.getpid():
             with suppress(psutil.Error):
                 process.kill()
 
