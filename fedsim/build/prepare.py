@@ -6,7 +6,7 @@ All that a user can get wrong in data and model fails here, before Ray starts.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from fedsim.attacks.planting import Planted, plant, training, with_canaries
 from fedsim.build.joins import joins_of, told_of_joins
 from fedsim.build.mechanisms import bank_plans, hand_out_key, make_mechanisms, of_customers, together, told_of
 from fedsim.build.secure import bank_side, secure_sum
-from fedsim.build.split import divide, leaks, needed, test_rows, training_banks
+from fedsim.build.split import divide, leaks, needed, test_rows, training_banks, without_rows
 from fedsim.codecs import CODECS, Codec, Sparsifier, pipeline
 from fedsim.core.errors import Problem, ScenarioError, blaming
 from fedsim.core.messages import BankInfo
@@ -32,6 +32,7 @@ from fedsim.engine.secure import BankSide
 from fedsim.models import MODELS, BaseModel
 from fedsim.models.cache import encode
 from fedsim.privacy import Ledger, Mechanism, describe
+from fedsim.privacy.base import Terms
 from fedsim.strategies import STRATEGIES, LocalRule, Strategy
 from fedsim.strategies.frozen_head import freeze_head
 from fedsim.train.factory import TrainerFactory
@@ -170,55 +171,12 @@ class ClientFactory:
 
 def make_job(scenario: Scenario, material: Material, run_dir: str, exports: bool = True) -> Job:
     """The plan of a scenario, or of one of its baselines, which export nothing."""
-    strategy: Strategy = STRATEGIES.create(scenario.strategy.kind, scenario.strategy.knobs)
     banks = training_banks(scenario, material.banks)
-    num_rounds = 0 if scenario.strategy.kind == "zero_shot" else scenario.num_rounds
     joins = joins_of(scenario, material.corpus, banks)
     plans = bank_plans(scenario, banks, len(material.banks), material.corpus.units, joins)
     mechanisms = make_mechanisms(scenario.privacy, plans)
     hand_out_key(scenario, material.corpus, Path(run_dir), mechanisms)
-    shared = together(scenario, banks, material.corpus.units)
-    all_notes = (
-        *notes(scenario, material, [*mechanisms.values()]),
-        *told_of(of_customers(mechanisms, shared)),
-        *told_of_joins(joins),
-    )
-    terms = next(iter(mechanisms.values())).terms
-    cap = terms.dp_epsilon if terms else None
-    if cap is not None and scenario.privacy.knobs.get("noise_multiplier") is None:
-        cap *= 1 + ROUNDING  # the noise was calibrated to just reach it; only rounds that are charged twice go beyond
-    if not scenario.lora.train_head:
-        strategy = freeze_head(strategy)
-    rule, upload = strategy.rule(), codec(strategy, scenario.upload)
-    plan = Plan(
-        name=scenario.name,
-        run_dir=run_dir,
-        seed=scenario.seed,
-        num_rounds=num_rounds,
-        client_fraction=scenario.client_fraction,
-        strategy=strategy,
-        rule=rule,
-        download=codec(strategy, scenario.download),
-        upload=upload,
-        banks=test_rows(scenario, material.banks),
-        infos=tuple(bank_info(scenario, number, bank) for number, bank in enumerate(banks)),
-        joins=joins,
-        mechanisms=mechanisms,
-        ledger=partial(Ledger, terms.dp_delta, terms.accountant, together=shared) if terms else partial(Ledger, 0.0),
-        dp_cap=cap,
-        evaluation=Evaluation(
-            every=scenario.evaluate.every,
-            metrics=partial(metrics, num_labels=material.num_labels, names=scenario.evaluate.metrics),
-            per_bank=scenario.evaluate.per_bank,
-            cut_on=cut_rows(banks, scenario.seed) if needs_cut(scenario, material) else None,
-        ),
-        curator=type(next(iter(mechanisms.values()))).curator(mechanisms),
-        notes=all_notes if num_rounds and exports else (),
-        failures=scenario.failures,
-        secure_sum=secure_sum(scenario, strategy, list(mechanisms.values())),
-        audited=scenario.audit is not None and exports,
-        exports=exports,
-    )
+    plan = _plan(scenario, material, banks, mechanisms, joins, run_dir, exports)
     resources = scenario.resources
     actors = Actors(
         num_actors=resources.num_actors,
@@ -226,27 +184,88 @@ def make_job(scenario: Scenario, material: Material, run_dir: str, exports: bool
         gpus=resources.gpus_per_client,
         banks_per_actor=resources.banks_per_actor,
     )
-    local = LocalTraining(
-        rule=rule,
-        train=scenario.train,
-        num_rounds=num_rounds,
-        banks={bank.name: bank for bank in banks},
-        mechanisms=mechanisms,
-        units=material.corpus.units,
-        scored=plan.scored(),
-        tried={bank.name: tried_rows(bank, scenario.seed) for bank in banks} if rule.personal else {},
-        answer_tokens=scenario.evaluate.answer_tokens,
-        cuts=plan.evaluation.cut_on is not None,
-    )
     trainer = TrainerFactory(
         model=material.model,
         lora=scenario.lora,
         rows=material.rows,
         num_labels=material.num_labels,
-        local=local,
+        local=_local(scenario, material, banks, plan),
         threads=actors.threads,
     )
-    return Job(plan, ClientFactory(trainer, rule, upload, bank_side(plan.secure_sum)), actors, resources.bank_gauges)
+    client = ClientFactory(trainer, plan.rule, plan.upload, bank_side(plan.secure_sum))
+    return Job(plan, client, actors, resources.bank_gauges)
+
+
+def _plan(
+    scenario: Scenario,
+    material: Material,
+    banks: tuple[BankRows, ...],
+    mechanisms: dict[str, Mechanism],
+    joins: Mapping[str, int],
+    run_dir: str,
+    exports: bool,
+) -> Plan:
+    """What the driver runs."""
+    strategy: Strategy = STRATEGIES.create(scenario.strategy.kind, scenario.strategy.knobs)
+    if not scenario.lora.train_head:
+        strategy = freeze_head(strategy)
+    num_rounds = 0 if scenario.strategy.kind == "zero_shot" else scenario.num_rounds
+    terms = next(iter(mechanisms.values())).terms
+    shared = together(scenario, banks, material.corpus.units)
+    customers = of_customers(mechanisms, shared)  # refuses what cannot be afforded
+    told = (*notes(scenario, material, [*mechanisms.values()]), *told_of(customers), *told_of_joins(joins))
+    return Plan(
+        name=scenario.name,
+        run_dir=run_dir,
+        seed=scenario.seed,
+        num_rounds=num_rounds,
+        client_fraction=scenario.client_fraction,
+        strategy=strategy,
+        rule=strategy.rule(),
+        download=codec(strategy, scenario.download),
+        upload=codec(strategy, scenario.upload),
+        banks=test_rows(scenario, material.banks),
+        infos=tuple(bank_info(scenario, number, bank) for number, bank in enumerate(banks)),
+        joins=joins,
+        mechanisms=mechanisms,
+        ledger=partial(Ledger, terms.dp_delta, terms.accountant, together=shared) if terms else partial(Ledger, 0.0),
+        dp_cap=_cap(scenario, terms),
+        evaluation=Evaluation(
+            every=scenario.evaluate.every,
+            metrics=partial(metrics, num_labels=material.num_labels, names=scenario.evaluate.metrics),
+            per_bank=scenario.evaluate.per_bank,
+            cut_on=cut_rows(banks, scenario.seed) if needs_cut(scenario, material) else None,
+        ),
+        curator=type(next(iter(mechanisms.values()))).curator(mechanisms),
+        notes=told if num_rounds and exports else (),
+        failures=scenario.failures,
+        secure_sum=secure_sum(scenario, strategy, list(mechanisms.values())),
+        audited=scenario.audit is not None and exports,
+        exports=exports,
+    )
+
+
+def _cap(scenario: Scenario, terms: Terms | None) -> float | None:
+    """What no bank's epsilon may exceed. Calibrated noise just reaches it: only rounds charged twice go beyond."""
+    if terms is None or terms.dp_epsilon is None or scenario.privacy.knobs.get("noise_multiplier") is not None:
+        return terms.dp_epsilon if terms else None
+    return terms.dp_epsilon * (1 + ROUNDING)
+
+
+def _local(scenario: Scenario, material: Material, banks: tuple[BankRows, ...], plan: Plan) -> LocalTraining:
+    """What every bank's training and evaluation shares."""
+    return LocalTraining(
+        rule=plan.rule,
+        train=scenario.train,
+        num_rounds=plan.num_rounds,
+        banks={bank.name: bank for bank in banks},
+        mechanisms=plan.mechanisms,
+        units=material.corpus.units,
+        scored=plan.scored(),
+        tried={bank.name: tried_rows(bank, scenario.seed) for bank in banks} if plan.rule.personal else {},
+        answer_tokens=scenario.evaluate.answer_tokens,
+        cuts=plan.evaluation.cut_on is not None,
+    )
 
 
 def needs_cut(scenario: Scenario, material: Material) -> bool:
@@ -262,13 +281,6 @@ def notes(scenario: Scenario, material: Material, mechanisms: list[Mechanism]) -
         *material.model.notes(),
         *describe(mechanisms),
     )
-
-
-def without_rows(banks: tuple[BankRows, ...]) -> Iterator[str]:
-    """A sentence on the banks that are left out."""
-    if banks:
-        names = ", ".join([bank.name for bank in banks[:8]] + ["..."] * (len(banks) > 8))
-        yield f"Left out, without a training row (failures.no_rows: skip): {names}."
 
 
 def bank_info(scenario: Scenario, number: int, bank: BankRows) -> BankInfo:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -36,6 +36,13 @@ def divide(
     if not any(len(bank.test) for bank in banks):
         raise DataError("no bank has a test row; add test, e.g. test: {fraction: 0.2}", "data")
     return banks, tuple(bank for bank in split if not len(bank.train))
+
+
+def without_rows(banks: tuple[BankRows, ...]) -> Iterator[str]:
+    """A sentence on the banks that are left out."""
+    if banks:
+        names = ", ".join([bank.name for bank in banks[:8]] + ["..."] * (len(banks) > 8))
+        yield f"Left out, without a training row (failures.no_rows: skip): {names}."
 
 
 def leaks(scenario: Scenario, corpus: Corpus) -> list[str]:

@@ -38,22 +38,26 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-@contextmanager
-def head(num_cpus: int = 2) -> Iterator[Head]:
-    """A head that is up; it and all of its processes are ended afterwards, no other Ray of the machine is."""
-    gcs, dashboard, client, agent = free_ports(4)
-    folder = Path(tempfile.mkdtemp(prefix="fs-", dir="/tmp"))  # short: a socket's path may have 107 bytes
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {
+def of_its_own(folder: Path) -> dict[str, str]:
+    """The environment of a Ray cluster whose home is ``folder``: a new token, and nothing of another cluster."""
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return mine | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_raylet_start_wait_time_s": "240",  # a busy machine
         "PYTHONPATH": str(ROOT),
         "HOME": str(folder),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
-    bin_ = Path(sys.executable).parent
-    environment["PATH"] = f"{bin_}{os.pathsep}{environment['PATH']}"
+
+
+@contextmanager
+def head(num_cpus: int = 2) -> Iterator[Head]:
+    """A head that is up; it and all of its processes are ended afterwards, no other Ray of the machine is."""
+    gcs, dashboard, client, agent = free_ports(4)
+    folder = Path(tempfile.mkdtemp(prefix="fs-", dir="/tmp"))  # short: a socket's path may have 107 bytes
+    environment, bin_ = of_its_own(folder), Path(sys.executable).parent
     options = [
         f"--port={gcs}",
         f"--dashboard-port={dashboard}",

@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.faults.head import of_its_own
+
 ROOT = Path(__file__).resolve().parents[2]
 HEAD, PORT = "10.77.0.1", 6379
 UP_S = 300.0
@@ -74,17 +76,7 @@ class Machines:
 def machines(workers: int) -> Iterator[Machines]:
     """A head and this many nodes of one CPU each, up and joined."""
     folder = Path(tempfile.mkdtemp(prefix="fs-", dir="/tmp"))  # short: a socket's path may have 107 bytes
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ADDRESS": f"{HEAD}:{PORT}",
-        "RAY_raylet_start_wait_time_s": "240",  # a busy machine
-        "PYTHONPATH": str(ROOT),
-        "HOME": str(folder),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    }
+    environment = of_its_own(folder) | {"RAY_ADDRESS": f"{HEAD}:{PORT}"}
     one = Machines(f"fs{secrets.token_hex(3)}", environment, [])
     try:
         _wire(one, workers + 1)
