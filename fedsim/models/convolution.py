@@ -14,16 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, group_norm
 
-from fedsim.models.lora import CohortLinear, Running
+from fedsim.models.lora import CohortLinear, Running, every_row
 
 
 def row_convolution(x: Tensor, weight: Tensor, like: nn.Conv2d) -> Tensor:
-    """Row i of x (n, c_in, h, w) convolved with ``weight[i]``, of (n or 1, c_out, c_in, k, k): (n, c_out, h', w').
+    """Row i of x (n, c_in, h, w) convolved with its own of ``weight`` (g, c_out, c_in, k, k): (n, c_out, h', w').
 
-    Stride and padding are those of ``like``.
+    Stride and padding are those of ``like``. A weight that is trained is never shared by rows here: the gradient that
+    torch 2.13 gives for a convolution 1 x 1 of channels-last input on a CPU holds values that nothing has written.
     """
-    if len(weight) == 1:
+    if len(weight) == 1 and not weight.requires_grad:
         return conv2d(x, weight[0], None, like.stride, like.padding)
+    weight = every_row(weight, len(x))
     grouped = x.reshape(1, -1, *x.shape[2:])  # (1, n c_in, h, w)
     out = conv2d(grouped, weight.flatten(0, 1), None, like.stride, like.padding, groups=len(weight))
     return out.view(*weight.shape[:2], *out.shape[2:])
@@ -39,17 +41,16 @@ class CohortConvolution(CohortLinear):
         out: Tensor = self.base(x)
         cohort = self.running.required()
         a, b, r = cohort.need(f"{self.name}.A"), cohort.need(f"{self.name}.B"), cohort.take(f"{self.name}.R")
+        b = (b if r is None else torch.matmul(b, r)) * cohort.group_scaling()
         hidden = self._patches_times(x, a)  # (n, r, p)
-        if r is not None:
-            hidden = torch.matmul(r, hidden)
-        out = out + torch.matmul(b, hidden * cohort.row_scaling()).view_as(out)
+        out = out + torch.matmul(every_row(b, len(x)), hidden).view_as(out)
         if self.frozen is not None:
             frozen_a, frozen_b = self.frozen
             out = out + torch.matmul(frozen_b, self._patches_times(x, frozen_a[None])).view_as(out)
         return out
 
     def _patches_times(self, x: Tensor, a: Tensor) -> Tensor:
-        """The patches of x times A (n or 1, r, c_in k k): (n, r, p)"""
+        """The patches of x times A (g, r, c_in k k): (n, r, p)"""
         kernels = a.view(*a.shape[:2], *self.base.weight.shape[1:])
         return row_convolution(x, kernels, self.base).flatten(2)
 
@@ -74,5 +75,6 @@ class CohortNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         cohort = self.running.required()
-        weight, bias = cohort.need(f"head.{self.name}.weight"), cohort.need(f"head.{self.name}.bias")  # (n or 1, c)
+        named = (cohort.need(f"head.{self.name}.{kind}") for kind in ("weight", "bias"))
+        weight, bias = (every_row(values, len(x)) for values in named)  # (n, c)
         return group_norm(x, self.groups, eps=self.eps) * weight[:, :, None, None] + bias[:, :, None, None]

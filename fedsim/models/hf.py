@@ -198,16 +198,20 @@ class HuggingFace(BaseModel):
     def _network(self, auto_class: Any, num_labels: int) -> Any:
         """The frozen weights as the configuration asks for them."""
         import torch
+        import transformers
 
         from fedsim.models.libraries import as_model_errors
         from fedsim.models.network import quantization
+        from fedsim.models.shortcuts import ATTENTION, MODEL_TYPES, register, shorten
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = getattr(torch, self.config.dtype)
         arguments = self._arguments(num_labels)
-        if device == "cpu" and (dtype == torch.bfloat16 or self.config.max_length <= SHORT):
-            arguments["attn_implementation"] = "eager"  # torch's fused attention takes 30 to 40 % of a step here
+        register()
         with as_model_errors(self.source):
+            if device == "cpu" and (dtype == torch.bfloat16 or self.config.max_length <= SHORT):
+                kind = transformers.AutoConfig.from_pretrained(self.source, **arguments).model_type
+                arguments["attn_implementation"] = ATTENTION if kind in MODEL_TYPES else "eager"
             network = auto_class.from_pretrained(
                 self.source,
                 dtype=dtype,
@@ -217,6 +221,7 @@ class HuggingFace(BaseModel):
                 **arguments,
             )
         network.eval()  # the base's dropout is off; the adapters have none
+        shorten(network)
         return network
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:

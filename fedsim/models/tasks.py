@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy
 from fedsim.core.adapter import AdapterState
 from fedsim.core.rows import TokenRows
 from fedsim.models.base import Batch, CohortModel
+from fedsim.models.fused import token_losses
 from fedsim.models.network import Adapted
 from fedsim.models.prefix import Activations, find_prefix
 
@@ -166,7 +167,7 @@ class CausalLM(HuggingFaceTask):
         if "position_ids" in self.accepted:
             inputs["position_ids"] = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)
         if "logits_to_keep" in self.accepted:
-            inputs["logits_to_keep"] = keep_of(batch)
+            inputs["logits_to_keep"] = slice(-keep_of(batch), -1)
         return inputs
 
     def batch(self, rows: TokenRows, indices: np.ndarray) -> Batch:
@@ -176,14 +177,15 @@ class CausalLM(HuggingFaceTask):
         return self._batch(sequences, indices, lengths, rows.labels[indices % len(rows)])
 
     def _answer_logits(self, batch: Batch) -> Tensor:
-        """(n, keep, vocab) logits that predict the last ``keep`` tokens, float32."""
-        return self.logits(batch)[:, -keep_of(batch) : -1].float()
+        """(n, a, vocab) logits that predict the tokens of the longest answer, at the end of every row, float32."""
+        logits = self.logits(batch)
+        return (logits if "logits_to_keep" in self.accepted else logits[:, -keep_of(batch) : -1]).float()
 
     def row_losses(self, batch: Batch) -> Tensor:
         logits = self._answer_logits(batch)  # (n, a, vocab)
         a = logits.shape[1]
         targets = batch.input_ids[:, -a:]
-        losses = cross_entropy(logits.transpose(1, 2), targets, reduction="none")  # (n, a)
+        losses = token_losses(logits.flatten(0, 1), targets.flatten()).view(targets.shape)  # (n, a)
         position = torch.arange(a, 0, -1, device=losses.device)  # distance from the end, 1 for the last
         answer = position <= batch.answer_lengths[:, None]
         return (losses * answer).sum(1) / batch.answer_lengths

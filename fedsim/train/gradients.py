@@ -107,23 +107,22 @@ class Gradients:
         return total
 
     def _losses(self, leaves: Mapping[str, Tensor], indices: np.ndarray, banks: Tensor, index: Tensor | None) -> Tensor:
-        """(rows,) with these trained leaves; constant tensors are taken per row or per bank alike."""
-        constant = self.state.constant
-        scaling = self.state.scaling
-        if index is None:  # one leaf per row
-            constant = {name: tensor.index_select(0, banks) for name, tensor in constant.items()}
-            scaling = scaling.index_select(0, banks)
+        """(rows,) with these trained leaves, of which ``banks`` tells the bank of each; ``index`` as of ``Cohort``."""
+        constant = {name: tensor.index_select(0, banks) for name, tensor in self.state.constant.items()}
+        scaling = self.state.scaling.index_select(0, banks)
         with self.model.using(Cohort({**constant, **leaves}, scaling, index)):
             return self.model.row_losses(self.model.batch(self.rows, indices))
 
     def _add_per_bank(self, total: Tensor, part: Part, tallies: Sequence[Tally]) -> None:
-        banks_t = torch.as_tensor(part.banks, device=total.device)
-        leaf = self.state.params.detach().requires_grad_()
-        losses = self._losses(self.state.layout.split(leaf), part.rows, banks_t, banks_t)
+        present, position, counts = np.unique(part.banks, return_inverse=True, return_counts=True)
+        banks_t = torch.as_tensor(present, device=total.device)
+        index = None if (counts == counts[0]).all() else torch.as_tensor(position, device=total.device)
+        leaf = self.state.params.index_select(0, banks_t).requires_grad_()
+        losses = self._losses(self.state.layout.split(leaf), part.rows, banks_t, index)
         (grads,) = self._backward(losses, [leaf])
-        total += grads
-        for bank in np.unique(part.banks):
-            tally(tallies[bank], losses.detach()[banks_t == int(bank)], None)
+        total.index_add_(0, banks_t, grads)
+        for bank, own in zip(present, losses.detach().split(counts.tolist()), strict=True):
+            tally(tallies[bank], own, None)
 
     def _add_per_row(self, total: Tensor, part: Part, tallies: Sequence[Tally]) -> None:
         banks_t = torch.as_tensor(part.banks, device=total.device)

@@ -1,0 +1,96 @@
+"""Every fused piece is the function it stands for: against autograd's own, and its gradients against differences."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, linear, scaled_dot_product_attention, softmax
+
+from fedsim.models.fused import attention, low_rank, rms_norm, token_losses
+
+
+def values(*shape: int, seed: int = 0) -> Tensor:
+    draws = torch.Generator().manual_seed(seed + sum(shape))
+    return torch.randn(shape, generator=draws, dtype=torch.float64).requires_grad_()
+
+
+def test_low_rank_by_hand() -> None:
+    x, a, b = torch.tensor([[[1.0, 2.0]]]), torch.tensor([[[3.0, -1.0]]]), torch.tensor([[[0.5]]])
+    weight, bias = torch.tensor([[10.0, 20.0]]), torch.tensor([100.0])
+    out = low_rank(x, weight, bias, a, b, torch.full((1, 1, 1), 4.0))
+    assert out.tolist() == [[[100 + 10 + 40 + 4 * 0.5 * (3 - 2)]]]
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_low_rank_and_its_gradients(biased: bool) -> None:
+    x, a, b = values(3, 4, 5), values(3, 2, 5, seed=1), values(3, 6, 2, seed=2)
+    weight, bias = values(6, 5).detach(), values(6).detach() if biased else None
+    scaling = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)[:, None, None]
+
+    def plain(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        return linear(x, weight, bias) + scaling * (x @ a.transpose(1, 2) @ b.transpose(1, 2))
+
+    def fused(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        return low_rank(x, weight, bias, a, b, scaling)
+
+    assert torch.allclose(fused(x, a, b), plain(x, a, b), atol=1e-12)
+    assert torch.autograd.gradcheck(fused, (x, a, b))
+    assert torch.autograd.gradcheck(lambda a, b: fused(x.detach(), a, b), (a, b))
+
+
+def rotate_half(x: Tensor) -> Tensor:
+    half = x.shape[-1] // 2
+    return torch.cat((-x[..., half:], x[..., :half]), -1)
+
+
+@pytest.mark.parametrize("groups", [4, 2])
+@pytest.mark.parametrize("rotary", [True, False])
+def test_attention_and_its_gradients(groups: int, rotary: bool) -> None:
+    n, heads, t, d = 2, 4, 5, 6
+    q, k, v = values(n, heads, t, d), values(n, groups, t, d, seed=1), values(n, groups, t, d, seed=2)
+    mask = torch.zeros(n, 1, t, t, dtype=torch.float64)
+    mask[:, :, ~torch.ones(t, t).tril().bool()] = torch.finfo(torch.float64).min
+    angle = values(n, 1, t, d // 2).detach().repeat(1, 1, 1, 2)
+    cos, sin = (angle.cos(), angle.sin()) if rotary else (None, None)
+
+    def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if cos is not None and sin is not None:
+            q, k = (x * cos + rotate_half(x) * sin for x in (q, k))
+        k, v = (x.repeat_interleave(heads // groups, 1) for x in (k, v))
+        return scaled_dot_product_attention(q, k, v, mask, scale=0.3).transpose(1, 2)
+
+    def fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        turned = (None, None) if cos is None or sin is None else (cos.transpose(2, 3), sin.transpose(2, 3))
+        return attention(q, k, v, mask, 0.3, *turned)
+
+    assert torch.allclose(fused(q, k, v), plain(q, k, v), atol=1e-12)
+    assert torch.autograd.gradcheck(fused, (q, k, v))
+    assert torch.autograd.gradcheck(lambda q, v: fused(q, k.detach(), v), (q, v))  # keys of a layer that is not adapted
+
+
+def test_attention_to_more_keys_than_queries() -> None:
+    """As when an answer is written and earlier keys are kept."""
+    q, k, v = values(2, 3, 1, 4), values(2, 3, 5, 4), values(2, 3, 5, 4, seed=1)
+    expected = softmax(0.5 * q @ k.transpose(2, 3), -1) @ v
+    assert torch.allclose(attention(q, k, v, None, 0.5), expected.transpose(1, 2), atol=1e-12)
+
+
+def test_norm_and_its_gradient() -> None:
+    x, weight = values(3, 4, 5), values(5).detach()
+    expected = x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * weight
+    assert torch.allclose(rms_norm(x, weight, 1e-6), expected, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda x: rms_norm(x, weight, 1e-6), (x,))
+
+
+def test_token_loss_and_its_gradient() -> None:
+    logits, targets = values(6, 7), torch.tensor([0, 6, 3, 3, 1, 2])
+    expected = cross_entropy(logits, targets, reduction="none")
+    assert torch.allclose(token_losses(logits, targets), expected, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda logits: token_losses(logits, targets), (logits,))
+
+
+def test_token_loss_where_a_probability_underflows() -> None:
+    logits = torch.tensor([[300.0, 0.0, 299.0]])
+    loss = token_losses(logits, torch.tensor([1]))
+    assert loss.item() == pytest.approx(cross_entropy(logits, torch.tensor([1])).item(), rel=1e-6)
