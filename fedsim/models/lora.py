@@ -86,7 +86,7 @@ class CohortLinear(nn.Module):
         if self.frozen is not None:
             frozen_a, frozen_b = self.frozen
             out = out + (x.to(torch.float32) @ frozen_a.T @ frozen_b.T).to(out.dtype)
-        return out  # type: ignore[no-any-return]  a module may return anything
+        return out  # type: ignore[no-any-return]
 
 
 class CohortDense(nn.Module):

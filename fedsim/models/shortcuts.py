@@ -48,7 +48,7 @@ def shorten(network: Any) -> None:
     """Give modules that have a fused form that form, in place."""
     logits = network.get_output_embeddings()
     if type(logits) is nn.Linear:
-        logits.forward = MethodType(_contiguous, logits)
+        logits.forward = MethodType(_contiguous, logits)  # type: ignore[method-assign]
     for module in network.modules():
         kind = type(module).__name__
         if kind in NORMS:

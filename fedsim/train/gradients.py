@@ -121,7 +121,7 @@ class Gradients:
         losses = self._losses(self.state.layout.split(leaf), part.rows, banks_t, index)
         (grads,) = self._backward(losses, [leaf])
         total.index_add_(0, banks_t, grads)
-        for bank, own in zip(present, losses.detach().split(counts.tolist()), strict=True):
+        for bank, own in zip(present, torch.split(losses.detach(), counts.tolist()), strict=True):
             tally(tallies[bank], own, None)
 
     def _add_per_row(self, total: Tensor, part: Part, tallies: Sequence[Tally]) -> None:
