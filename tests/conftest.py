@@ -28,5 +28,5 @@ def ray_session() -> Iterator[Actors]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]))
         wanted = Actors(num_actors=2, cpus=0.25)
-        with Cluster(wanted, cohort=2) as cluster:
+        with Cluster(wanted) as cluster:
             yield cluster.wait(wanted, cohort=2)

@@ -93,10 +93,13 @@ class Shelf:
 
     def material(self, scenario: Scenario) -> Material:
         """``prepare(scenario)``, as far as possible from the run before."""
-        from fedsim.build.prepare import read, share_out
+        from fedsim.build.prepare import load_corpus, share_out, tokenise
+
+        def encoded() -> Encoded:
+            return tokenise(scenario, load_corpus(scenario))
 
         def make() -> Material:
-            return share_out(scenario, self._encoded.get(_rows_key(scenario), lambda: read(scenario)))
+            return share_out(scenario, self._encoded.get(_rows_key(scenario), encoded))
 
         return self._material.get(_banks_key(scenario), make)
 

@@ -71,22 +71,21 @@ class Encoded:
 
 
 def prepare(scenario: Scenario) -> Material:
-    """Read, split and tokenise. DataError, ModelError and ScenarioError name the key to blame."""
-    return share_out(scenario, read(scenario))
-
-
-def read(scenario: Scenario) -> Encoded:
-    """Read and tokenise."""
-    corpus = load_corpus(scenario)
-    check_metrics(scenario, corpus)
-    model = MODELS.create(scenario.model.kind, scenario.model.knobs)
-    with blaming("model"):
-        return Encoded(corpus, model, encode(model, corpus))
+    """Read, tokenise and split. DataError, ModelError and ScenarioError name the key to blame."""
+    return share_out(scenario, tokenise(scenario, load_corpus(scenario)))
 
 
 def load_corpus(scenario: Scenario) -> Corpus:
     with blaming("data"):
-        return SOURCES.create(scenario.data.kind, scenario.data.knobs).load(scenario.seed)
+        corpus = SOURCES.create(scenario.data.kind, scenario.data.knobs).load(scenario.seed)
+    check_metrics(scenario, corpus)
+    return corpus
+
+
+def tokenise(scenario: Scenario, corpus: Corpus) -> Encoded:
+    model = MODELS.create(scenario.model.kind, scenario.model.knobs)
+    with blaming("model"):
+        return Encoded(corpus, model, encode(model, corpus))
 
 
 def check_metrics(scenario: Scenario, corpus: Corpus) -> None:
@@ -153,7 +152,7 @@ class Job:
     @property
     def cohort(self) -> int:
         """Banks in one round."""
-        return max(1, round(self.plan.client_fraction * len(self.plan.infos)))
+        return cohort(self.plan.client_fraction, len(self.plan.infos))
 
 
 @dataclass(frozen=True)
@@ -177,13 +176,7 @@ def make_job(scenario: Scenario, material: Material, run_dir: str, exports: bool
     mechanisms = make_mechanisms(scenario.privacy, plans)
     hand_out_key(scenario, material.corpus, Path(run_dir), mechanisms)
     plan = _plan(scenario, material, banks, mechanisms, joins, run_dir, exports)
-    resources = scenario.resources
-    actors = Actors(
-        num_actors=resources.num_actors,
-        cpus=resources.cpus_per_client,
-        gpus=resources.gpus_per_client,
-        banks_per_actor=resources.banks_per_actor,
-    )
+    actors = actors_of(scenario)
     trainer = TrainerFactory(
         model=material.model,
         lora=scenario.lora,
@@ -193,7 +186,22 @@ def make_job(scenario: Scenario, material: Material, run_dir: str, exports: bool
         threads=actors.threads,
     )
     client = ClientFactory(trainer, plan.rule, plan.upload, bank_side(plan.secure_sum))
-    return Job(plan, client, actors, resources.bank_gauges)
+    return Job(plan, client, actors, scenario.resources.bank_gauges)
+
+
+def actors_of(scenario: Scenario) -> Actors:
+    resources = scenario.resources
+    return Actors(
+        num_actors=resources.num_actors,
+        cpus=resources.cpus_per_client,
+        gpus=resources.gpus_per_client,
+        banks_per_actor=resources.banks_per_actor,
+    )
+
+
+def cohort(client_fraction: float, num_banks: int) -> int:
+    """Banks in one round."""
+    return max(1, round(client_fraction * num_banks))
 
 
 def _plan(

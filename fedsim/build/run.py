@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fedsim.build.load import load_grid, load_scenario
 from fedsim.build.resume import FRESH, Resume
 from fedsim.build.roots import require_inside
-from fedsim.core.errors import CheckpointError
+from fedsim.core.errors import CheckpointError, ResourceError
 from fedsim.core.events import BaselineDone, Event, Finished, Seen, Served, ShadowDone
 from fedsim.core.scenario import PATH_KNOBS, Plugin, Scenario
 from fedsim.records.grid import ended_summary
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from fedsim.build.prepare import Job, Material
     from fedsim.engine.cluster import Cluster
     from fedsim.engine.remote import RemoteDriver
+    from fedsim.engine.resources import Actors
 
 
 def run(
@@ -38,8 +40,8 @@ def run(
 
     ``inline`` trains in this process without Ray. ``check_nodes`` asks every node of the cluster for the data, the
     model and the run directory's place, and refuses to start where one lacks them; with ``data_roots`` a scenario may
-    read nothing outside these folders. ScenarioError, DataError, ModelError and ResourceError are raised before any
-    other process starts. Closing the iterator ends the run and every process of it.
+    read nothing outside these folders. ScenarioError, DataError, ModelError and ResourceError are raised before the run
+    directory is made. Closing the iterator ends the run and every process of it.
     """
     runs = load_grid(Path(path), tuple(overrides))
     require_inside(runs, data_roots)
@@ -80,10 +82,13 @@ def run_scenario(
     if summary is not None:
         yield Finished(str(summary["status"]), summary)
         return
-    from fedsim.build.prepare import prepare  # imports torch: not before the scenario is known to be good
+    from fedsim.build.prepare import actors_of, load_corpus, share_out, tokenise
 
+    corpus = load_corpus(scenario)
     with closing(Inline() if inline else OnRay(check_nodes)) as place:
-        yield from run_on(place, scenario, prepare(scenario), folder, how)
+        place.begin(actors_of(scenario))
+        material = share_out(scenario, tokenise(scenario, corpus))
+        yield from run_on(place, scenario, material, folder, how)
 
 
 def _ended(folder: Path, scenario: Scenario) -> dict[str, Any] | None:
@@ -103,9 +108,10 @@ def run_on(
     """
     from fedsim.build.audit import shadow_jobs
     from fedsim.build.directory import claimed
-    from fedsim.build.prepare import check_model, make_job
+    from fedsim.build.prepare import actors_of, check_model, cohort, make_job
     from fedsim.build.recording import Recording
 
+    place.warm(actors_of(scenario), cohort(scenario.client_fraction, len(material.banks)), material.model.modules)
     check_model(scenario, material)
     main = make_job(scenario, material, str(folder))
     others: dict[str, Job] = {
@@ -171,6 +177,12 @@ def baseline(scenario: Scenario, name: str) -> Scenario:
 class Inline:
     """Jobs in this process, one after the other."""
 
+    def begin(self, actors: Actors) -> None:
+        """Nothing has to start."""
+
+    def warm(self, actors: Actors, cohort: int, modules: Sequence[str]) -> None:
+        """Nor to be imported ahead."""
+
     def check(self, job: Job, scenario: Scenario) -> None:
         """Whatever resources a job asks for, it gets none."""
 
@@ -185,32 +197,54 @@ class Inline:
 
 
 class OnRay:
-    """Jobs on one Ray session, one after the other. The session begins with the first; its actors stay for the next."""
+    """Jobs on one Ray session, one after the other. The session begins with the first; its actors stay for the next.
+
+    Ray's start and the imports of its actors take as long as all else that comes before the first round, so they go on
+    beside it: Ray starts when the data are read, the actors when the banks are known.
+    """
 
     def __init__(self, check_nodes: bool = False) -> None:
         self._check_nodes = check_nodes
         self._cluster: Cluster | None = None
         self._driver: RemoteDriver | None = None
+        self._warming: threading.Thread | None = None
+
+    def begin(self, actors: Actors) -> None:
+        """Start Ray, in a thread. ResourceError when the actors have no room here."""
+        self._begun(actors)
+
+    def warm(self, actors: Actors, cohort: int, modules: Sequence[str]) -> None:
+        """Start the driver and the actors for a cohort of so many banks, once Ray is up, in a thread."""
+        from fedsim.engine.remote import RemoteDriver
+
+        cluster = self._begun(actors)
+        if self._driver is not None:
+            return
+        self._driver = driver = RemoteDriver()
+
+        def start() -> None:
+            with suppress(ResourceError):  # whoever waits for the cluster is told
+                driver.warm(cluster.wait(actors, cohort), modules)
+
+        self._warming = threading.Thread(target=start, name="fedsim-warm", daemon=True)
+        self._warming.start()
 
     def check(self, job: Job, scenario: Scenario) -> None:
-        """ResourceError when the actors have no room, or when a node lacks files that the run needs."""
-        from fedsim.engine.cluster import check_room
-
-        if self._cluster is None:
-            check_room(job.actors, job.cohort)
+        """ResourceError when a node lacks files that the run needs."""
         if self._check_nodes:
             from fedsim.engine.nodes import require_everywhere
 
-            self._up(job).wait(job.actors, job.cohort)
+            self._begun(job.actors).wait(job.actors, job.cohort)
             require_everywhere(paths_of(scenario), Path(job.plan.run_dir))
 
     def events(self, job: Job) -> Generator[Event, None, None]:
         from fedsim.engine.remote import RemoteDriver
 
-        cluster = self._up(job)
+        cluster = self._begun(job.actors)
         actors = cluster.wait(job.actors, job.cohort)
-        if self._driver is None:
-            self._driver = RemoteDriver()
+        if self._warming is not None:
+            self._warming.join()
+        self._driver = self._driver or RemoteDriver()
         events = self._driver.events(job.plan, job.make_client, actors)
         if not cluster.is_private and job.plan.exports:  # a baseline would overwrite its run's numbers
             from fedsim.engine.gauges import gauged
@@ -218,14 +252,16 @@ class OnRay:
             events = gauged(events, job.bank_gauges)
         yield from events
 
-    def _up(self, job: Job) -> Cluster:
+    def _begun(self, actors: Actors) -> Cluster:
         from fedsim.engine.cluster import Cluster
 
         if self._cluster is None:
-            self._cluster = Cluster(job.actors, job.cohort)
+            self._cluster = Cluster(actors)
         return self._cluster
 
     def close(self) -> None:
+        if self._warming is not None:
+            self._warming.join()
         if self._driver is not None:
             self._driver.close()
         if self._cluster is not None:

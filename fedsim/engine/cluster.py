@@ -30,14 +30,14 @@ LOCAL = "local"  # Ray's name for a session of one's own
 
 
 class Cluster:
-    """``with Cluster(actors, cohort) as cluster: placed = cluster.wait(actors, cohort)``.
+    """``with Cluster(actors) as cluster: placed = cluster.wait(actors, cohort)``.
 
-    ResourceError when ``actors`` cannot be placed: for a private session before any process starts. ``cohort`` is the
-    number of banks in one round. ``address`` overrides RAY_ADDRESS.
+    ResourceError when ``actors`` cannot be placed: for a private session before any process starts. ``address``
+    overrides RAY_ADDRESS.
     """
 
-    def __init__(self, actors: Actors, cohort: int, address: str | None = None) -> None:
-        here = check_room(actors, cohort, address)
+    def __init__(self, actors: Actors, address: str | None = None) -> None:
+        here = check_room(actors, address)
         self._address = address or os.environ.get("RAY_ADDRESS") or LOCAL
         self._error: Exception | None = None
         self._up, self._down = threading.Event(), threading.Event()
@@ -55,7 +55,10 @@ class Cluster:
         return "_temp_dir" in self._options
 
     def wait(self, actors: Actors, cohort: int) -> Actors:
-        """The actors as the cluster can hold them, once it is up. May be asked again for another run."""
+        """The actors as the cluster can hold them, once it is up. May be asked again for another run.
+
+        ``cohort`` is the number of banks in one round.
+        """
         self._up.wait()
         _take_back_sigterm()
         if self._error is not None:
@@ -95,7 +98,7 @@ class Cluster:
         self.close()
 
 
-def check_room(actors: Actors, cohort: int, address: str | None = None) -> Node | None:
+def check_room(actors: Actors, address: str | None = None) -> Node | None:
     """This machine, where a session would be started on it; None where a running cluster would be joined.
 
     ResourceError when the actors do not fit, before anything is started, or when the address is of no use.
@@ -109,7 +112,7 @@ def check_room(actors: Actors, cohort: int, address: str | None = None) -> Node 
     if address != LOCAL or _has_session():
         return None
     here = this_machine(count_gpus=actors.gpus > 0)
-    place(actors, cohort, [here])
+    place(actors, 1, [here])
     return here
 
 

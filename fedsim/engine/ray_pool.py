@@ -10,9 +10,11 @@ Importing this module costs Ray and no torch, so that actors start while the dri
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from importlib import import_module
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -44,17 +46,23 @@ SAMPLES = 3  # attempts that must have been answered before their median sets a 
 class _Process:
     """What runs in an actor's process: a ClientActor behind calls whose arguments and results are values."""
 
-    def __init__(self, boxed: list[Ref]) -> None:
-        self._boxed = boxed  # a reference inside a list is not fetched: the process is up before torch is imported
+    def __init__(self, modules: Sequence[str]) -> None:
         self._client: ClientActor | None = None
+        self._importing = threading.Thread(target=lambda: [*map(import_module, modules)], daemon=True)
+        self._importing.start()  # until a run is known, and while this process tells that it is up
         hold()
 
     def where(self) -> tuple[str, int]:
         """Node and process id."""
         return ray.get_runtime_context().get_node_id(), os.getpid()
 
-    def load(self) -> None:
-        self.client.load()
+    def load(self, boxed: list[Ref]) -> None:
+        """Play the banks of a run from now on, whose client's maker is the one reference in ``boxed``."""
+        self._importing.join()
+        self._client = None  # before another base takes its memory
+        make_client: Callable[[], ClientActor] = ray.get(boxed[0])
+        self._client = make_client()
+        self._client.load()
 
     def weights(self) -> list[np.ndarray]:
         """Of the loaded base, for all actors of this node: Ray keeps one copy there, which they map.
@@ -68,16 +76,10 @@ class _Process:
     def adopt(self, weights: Sequence[np.ndarray]) -> int:
         return self.client.adopt(weights) if weights else 0
 
-    def assign(self, boxed: list[Ref]) -> None:
-        """Play the banks of another run from now on."""
-        self._boxed, self._client = boxed, None
-        self.load()
-
     @property
     def client(self) -> ClientActor:
         if self._client is None:
-            make_client: Callable[[], ClientActor] = ray.get(self._boxed[0])
-            self._client = make_client()
+            raise RuntimeError("an actor was asked before it was told to load")
         return self._client
 
     def new_adapter(self, seed: int) -> AdapterState:
@@ -104,12 +106,16 @@ class _Process:
 
 
 class RayPool:
-    """``num_actors`` slots. ``make_client`` is a reference to a ``Callable[[], ClientActor]`` in the object store."""
+    """``num_actors`` slots. ``make_client`` is a reference to a ``Callable[[], ClientActor]`` in the object store.
 
-    def __init__(self, make_client: Ref, actors: Actors) -> None:
-        self._boxed, self._actors = [make_client], actors
+    Without one the actors start, import ``modules``, and wait for ``assign``.
+    """
+
+    def __init__(self, make_client: Ref | None, actors: Actors, modules: Sequence[str] = ()) -> None:
+        self._actors = actors
         self._seconds: dict[str, float] = {}  # by bank: its share of the time of the last cohort that it was in
-        self._slots = Slots(lambda: start(_Process, actors.cpus, actors.gpus, self._boxed), actors)
+        boxed = [] if make_client is None else [make_client]
+        self._slots = Slots(lambda: start(_Process, actors.cpus, actors.gpus, modules), actors, boxed)
 
     def suits(self, actors: Actors) -> bool:
         """Whether a run that asks for ``actors`` can have these: as many at least, of the same size."""
@@ -117,9 +123,9 @@ class RayPool:
         return (actors.cpus, actors.gpus) == (mine.cpus, mine.gpus) and (actors.num_actors or 1) <= len(self._slots)
 
     def assign(self, make_client: Ref, actors: Actors) -> None:
-        """Let the actors play the banks of another run, which must have come to its end on them."""
-        self._boxed, self._actors = [make_client], actors
-        self._slots.assign(self._boxed)
+        """Let the actors play the banks of another run; one that they have played must have come to its end."""
+        self._actors = actors
+        self._slots.assign([make_client])  # a reference inside a list is not fetched before the actor asks
 
     def ready(self) -> Iterator[Waiting]:
         return self._slots.ready()

@@ -5,8 +5,9 @@ The driver actor creates the client actors and so owns them: when it ends, for w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -31,6 +32,11 @@ class _DriverProcess:
 
     def __init__(self) -> None:
         self._pool: RayPool | None = None
+
+    def warm(self, actors: Actors, modules: Sequence[str]) -> None:
+        """Start client actors that import ``modules``, for a run that is still to come."""
+        self._pool = RayPool(None, actors, modules)
+        import_module("fedsim.engine.driver")
 
     def run(self, boxed: list[Any], actors: Actors) -> Iterator[Event]:
         make_client, plan = boxed
@@ -80,6 +86,11 @@ class RemoteDriver:
             yield from told.news(self._life(plan, make_client, actors))
         except ActorDiedError as error:
             raise FedsimError(f"the driver process died twice: {' '.join(str(error).split())}") from error
+
+    def warm(self, actors: Actors, modules: Sequence[str]) -> None:
+        """Start the driver and its client actors, which import ``modules``. Returns at once."""
+        self._handle = start(_DriverProcess, 0, 0, here=True)
+        self._handle.warm.remote(actors, modules)
 
     def _life(self, plan: Plan, make_client: Callable[[], ClientActor], actors: Actors) -> Iterator[Event]:
         """The events of one driver. ActorDiedError when its process dies."""

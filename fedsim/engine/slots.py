@@ -59,10 +59,13 @@ class _Slot:
 
 
 class Slots:
-    """``actors.num_actors`` slots. ``start`` makes an actor; see ``ray_pool._Process`` for what it is asked."""
+    """``actors.num_actors`` slots. ``start`` makes an actor; see ``ray_pool._Process`` for what it is asked.
 
-    def __init__(self, start: Callable[[], Any], actors: Actors) -> None:
-        self._start, self._actors = start, actors
+    ``boxed`` is what an actor needs to load its base; empty where the run is not known yet, which ``assign`` will tell.
+    """
+
+    def __init__(self, start: Callable[[], Any], actors: Actors, boxed: list[Ref]) -> None:
+        self._start, self._actors, self._boxed = start, actors, boxed
         self._slots = [self._new() for _ in range(actors.num_actors or 1)]
         self._weights: dict[str, Ref] = {}  # by node: of the base that its actors share
         self._deaths_loading, self._told_s = 0, 0.0
@@ -74,13 +77,13 @@ class Slots:
 
     def assign(self, boxed: list[Ref]) -> None:
         """Have every actor load what another run needs; one that is not at rest is replaced."""
-        self.took, self._weights = {}, {}
+        self.took, self._weights, self._boxed = {}, {}, boxed
         self._window = len(self._slots)
         for slot in self._slots:
             if slot.state is State.IDLE:
-                slot.state, slot.wanted, slot.since = State.STARTING, slot.handle.assign.remote(boxed), time.monotonic()
+                slot.state, slot.wanted, slot.since = State.STARTING, slot.handle.load.remote(boxed), time.monotonic()
                 slot.has_loaded = False
-            else:
+            elif slot.state is not State.STARTING or slot.place is not None:
                 self._end(slot)
 
     def ready(self) -> Iterator[Waiting]:
@@ -217,7 +220,7 @@ class Slots:
             self._end(slot)
             return
         if slot.place is None:
-            slot.place, slot.process, slot.wanted = value, _process(*value), slot.handle.load.remote()
+            slot.place, slot.process, slot.wanted = value, _process(*value), slot.handle.load.remote(self._boxed)
         elif not slot.has_loaded and len(self._slots) > 1 and not self._actors.gpus:
             slot.wanted = slot.handle.adopt.remote(self._weights_on(slot.place[0], slot))
             slot.has_loaded = True

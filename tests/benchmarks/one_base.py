@@ -47,7 +47,7 @@ def main() -> None:
     job = make_job(scenario, material, "")
     actors = replace(job.actors, num_actors=number, cpus=(os.cpu_count() or 1) / number)
     whole = sum(map(len, job.make_client.make_trainer().weights())) / 2**20
-    with Cluster(actors, number) as cluster:
+    with Cluster(actors) as cluster:
         placed = cluster.wait(actors, number)
         with closing(RayPool(ray.put(job.make_client), placed)) as pool:
             list(pool.ready())

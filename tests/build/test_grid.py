@@ -67,7 +67,8 @@ def test_runs_with_the_same_rows_and_banks_stand_together(file) -> None:
 
 def test_rows_are_read_once_and_shared_out_once_per_partition(file, monkeypatch) -> None:
     calls = []
-    monkeypatch.setattr(prepare, "read", lambda scenario: calls.append("read") or "rows")
+    monkeypatch.setattr(prepare, "load_corpus", lambda scenario: calls.append("read") or "texts")
+    monkeypatch.setattr(prepare, "tokenise", lambda scenario, corpus: corpus.replace("texts", "rows"))
     monkeypatch.setattr(prepare, "share_out", lambda scenario, rows: calls.append("share out") or rows)
     shelf = Shelf()
     vary = (

@@ -34,7 +34,7 @@ from tests.engine.test_cluster import ACTORS
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 plan, faults = fakes.plan(), Path(sys.argv[1])
 try:
-    with Cluster(ACTORS, cohort=3) as cluster:
+    with Cluster(ACTORS) as cluster:
         for event in RemoteDriver().events(plan, fakes.make_client(plan, faults), cluster.wait(ACTORS, cohort=3)):
             pass
 except KeyboardInterrupt:
@@ -45,7 +45,7 @@ JOINING = """
 from fedsim.engine.cluster import Cluster
 from tests.engine.test_cluster import ACTORS
 
-with Cluster(ACTORS, cohort=3) as cluster:
+with Cluster(ACTORS) as cluster:
     print(cluster.wait(ACTORS, cohort=3).num_actors)
 """
 
@@ -73,14 +73,14 @@ def test_starting_actors_costs_no_torch() -> None:
 def test_infeasible_resources_are_refused_before_ray_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "this_machine", lambda count_gpus: Node(cpus=2, gpus=float(count_gpus)))
     with pytest.raises(ResourceError, match=r"need 4 x 0\.5 GPU = 2, cluster has 1;"):
-        Cluster(Actors(num_actors=4, gpus=0.5, cpus=0.1), cohort=4)
+        Cluster(Actors(num_actors=4, gpus=0.5, cpus=0.1))
 
 
 @pytest.mark.usefixtures("no_session")
 def test_ray_client_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
     with pytest.raises(ResourceError, match="'ray://head:10001': Ray Client is not supported; use `ray job submit`"):
-        Cluster(ACTORS, cohort=3)
+        Cluster(ACTORS)
 
 
 @pytest.mark.ray
@@ -88,7 +88,7 @@ def test_ray_client_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_session_of_the_program_is_joined_and_left_running() -> None:
     import ray
 
-    with Cluster(ACTORS, cohort=3) as cluster:
+    with Cluster(ACTORS) as cluster:
         assert cluster.wait(ACTORS, cohort=3) == ACTORS
         with pytest.raises(ResourceError, match=r"need 9 x 100 CPU = 900, cluster has \d+; lower"):
             cluster.wait(Actors(num_actors=9, cpus=100), cohort=9)
