@@ -96,7 +96,8 @@ class _Attention(torch.autograd.Function):
         ctx.scaling, ctx.shared = scaling, heads // k.shape[1]
         turned = [rotated(part.transpose(2, 3), cos, sin) for part in (q, k)]
         qt, kt, vt = (_per_head(part, heads) for part in (*turned, v.transpose(2, 3)))  # (n heads, d, t)
-        scores = torch.bmm(qt.transpose(1, 2), kt).mul_(scaling)  # (n heads, t, s)
+        qt = qt * scaling
+        scores = torch.bmm(qt.transpose(1, 2), kt)  # (n heads, t, s)
         if mask is not None:
             scores.view(n, heads, t, -1).add_(mask)
         p = torch.softmax(scores, -1, out=scores)
@@ -115,15 +116,17 @@ class _Attention(torch.autograd.Function):
         grad_q = grad_k = None
         if wanted[0] or wanted[1]:
             grad_p = torch.bmm(grad.transpose(1, 2), vt)
-            scores = torch._softmax_backward_data(grad_p, p, -1, p.dtype).mul_(ctx.scaling)
-            grad_q = torch.bmm(kt, scores.transpose(1, 2)) if wanted[0] else None
-            grad_k = torch.bmm(qt, scores) if wanted[1] else None
+            scores = torch._softmax_backward_data(grad_p, p, -1, p.dtype)
+            grad_q = torch.bmm(kt, scores.transpose(1, 2)).mul_(ctx.scaling) if wanted[0] else None
+            grad_k = torch.bmm(qt, scores) if wanted[1] else None  # qt is scaled
         back = None if sin is None else -sin
 
         def whole(part: Tensor | None, shared: int, turned: bool) -> Tensor | None:
             if part is None:
                 return None
-            part = part.view(n, heads // shared, shared, d, part.shape[-1]).sum(2)
+            part = part.view(n, heads, d, -1)
+            if shared > 1:
+                part = part.view(n, heads // shared, shared, d, -1).sum(2)
             return (rotated(part, cos, back) if turned else part).transpose(2, 3)
 
         gradients = whole(grad_q, 1, True), whole(grad_k, ctx.shared, True), whole(grad_v, ctx.shared, False)
@@ -184,5 +187,5 @@ class _TokenLosses(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
         p, targets = ctx.saved_tensors
-        out = p * grad[:, None]
+        out = p.mul_(grad[:, None])  # nobody needs p again: autograd refuses a second backward pass
         return out.scatter_add_(1, targets[:, None], -grad[:, None]), None

@@ -41,10 +41,10 @@ def batch(left: bool) -> dict[str, torch.Tensor]:
 
 
 def outputs(net: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """(what the network gives at the tokens of the batch, the gradient of its embeddings)"""
-    out = net(**inputs)[0]
-    seen = out * inputs["attention_mask"][..., None]
-    (grad,) = torch.autograd.grad(seen.square().sum(), [net.get_input_embeddings().weight])
+    """(what the network gives at the tokens of the batch, the gradient of its embeddings for some function of that)"""
+    seen = net(**inputs)[0] * inputs["attention_mask"][..., None]
+    along = torch.randn(seen.shape, generator=torch.Generator().manual_seed(2))
+    (grad,) = torch.autograd.grad((seen * along).sum(), [net.get_input_embeddings().weight])
     return seen, grad
 
 
