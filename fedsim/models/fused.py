@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+NARROW = 16  # columns up to which a product is faster when it is computed as its transpose
 SMALLEST = 1e-30  # a probability that float32 still holds to all its digits
 
 
@@ -79,7 +80,7 @@ class _LowRank(torch.autograd.Function):
 
 
 class _Attention(torch.autograd.Function):
-    """A head's values lie as (d, t) in here, so that products with them are narrow in rows and not in columns."""
+    """A head's values have the shape (d, t) in here; where heads are narrow they lie so in memory, too."""
 
     @staticmethod
     def forward(
@@ -95,30 +96,30 @@ class _Attention(torch.autograd.Function):
         n, heads, t, d = q.shape
         ctx.scaling, ctx.shared = scaling, heads // k.shape[1]
         turned = [rotated(part.transpose(2, 3), cos, sin) for part in (q, k)]
-        qt, kt, vt = (_per_head(part, heads) for part in (*turned, v.transpose(2, 3)))  # (n heads, d, t)
+        qt, kt, vt = (_per_head(part, heads) for part in (*turned, v.transpose(2, 3)))
         qt = qt * scaling
         scores = torch.bmm(qt.transpose(1, 2), kt)  # (n heads, t, s)
         if mask is not None:
             scores.view(n, heads, t, -1).add_(mask)
         p = torch.softmax(scores, -1, out=scores)
         ctx.save_for_backward(qt, kt, vt, p, cos, sin)
-        out = torch.bmm(vt, p.transpose(1, 2))  # (n heads, d, t)
+        out = _product(vt, p.transpose(1, 2))  # (n heads, d, t)
         return out.view(n, heads, d, t).permute(0, 3, 1, 2).contiguous()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
         qt, kt, vt, p, cos, sin = ctx.saved_tensors
-        n, t, heads, d = grad.shape
+        n, _, heads, d = grad.shape
         wanted = ctx.needs_input_grad
-        grad = grad.permute(0, 2, 3, 1).reshape(n * heads, d, t)
-        grad_v = torch.bmm(grad, p) if wanted[2] else None
+        grad = _per_head(grad.permute(0, 2, 3, 1), heads)
+        grad_v = _product(grad, p) if wanted[2] else None
         grad_q = grad_k = None
         if wanted[0] or wanted[1]:
             grad_p = torch.bmm(grad.transpose(1, 2), vt)
             scores = torch._softmax_backward_data(grad_p, p, -1, p.dtype)
-            grad_q = torch.bmm(kt, scores.transpose(1, 2)).mul_(ctx.scaling) if wanted[0] else None
-            grad_k = torch.bmm(qt, scores) if wanted[1] else None  # qt is scaled
+            grad_q = _product(kt, scores.transpose(1, 2)).mul_(ctx.scaling) if wanted[0] else None
+            grad_k = _product(qt, scores) if wanted[1] else None  # qt is scaled
         back = None if sin is None else -sin
 
         def whole(part: Tensor | None, shared: int, turned: bool) -> Tensor | None:
@@ -134,20 +135,30 @@ class _Attention(torch.autograd.Function):
 
 
 def _per_head(part: Tensor, heads: int) -> Tensor:
-    """(n, groups, d, t) -> (n heads, d, t), contiguous."""
+    """(n, groups, d, t) -> (n heads, d, t), a head's values together in memory."""
     n, groups, d, t = part.shape
     if groups != heads:
         part = part[:, :, None].expand(n, groups, heads // groups, d, t)
-    return part.reshape(n * heads, d, t).contiguous()
+    if d <= NARROW:
+        return part.reshape(n * heads, d, t).contiguous()
+    return part.transpose(-1, -2).reshape(n * heads, t, d).contiguous().transpose(1, 2)
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """(b, d, s) from (b, d, t) and (b, t, s), computed as its transpose unless d is small."""
+    if left.shape[1] <= NARROW:
+        return torch.bmm(left, right)
+    return torch.bmm(right.transpose(1, 2), left.transpose(1, 2)).transpose(1, 2)
 
 
 def rotated(part: Tensor, cos: Tensor | None, sin: Tensor | None) -> Tensor:
     """Rotary embedding (2104.09864, eq. 34, halves paired as in Llama) of (n, heads, d, t); itself without cos, sin."""
     if cos is None or sin is None:
         return part
-    half = part.shape[2] // 2
+    n, heads, d, t = part.shape
+    half = d // 2
     low, high = part[:, :, :half], part[:, :, half:]
-    out = torch.empty(part.shape, dtype=part.dtype, device=part.device)
+    out = part.new_empty(n, heads, d, t) if d <= NARROW else part.new_empty(n, heads, t, d).transpose(2, 3)
     torch.mul(low, cos[:, :, :half], out=out[:, :, :half]).addcmul_(high, sin[:, :, :half], value=-1)
     torch.mul(high, cos[:, :, half:], out=out[:, :, half:]).addcmul_(low, sin[:, :, half:])
     return out
