@@ -158,9 +158,17 @@ def _combined(document: Document, picks: Sequence[tuple[_Key, int]]) -> Document
 
 
 def short_names(values: Sequence[Any]) -> list[str]:
-    """A short text per value, all different. What is equal in every mapping that has it is left out."""
+    """A short text per value, all different. What is equal in every mapping that has it is left out.
+
+    Knobs are named where their values alone tell nothing apart: ``rounds-bank-a-7`` beside ``rounds-bank-b-7``.
+    """
     told = [_text(value, _shared(values)) for value in values]
-    return [name if told.count(name) == 1 else f"{name}~{index + 1}" for index, name in enumerate(told)]
+    named = [_text(value, _shared(values), knobs=True) for value in values]
+    names = [
+        more if told.count(text) > 1 and named.count(more) == 1 else text
+        for text, more in zip(told, named, strict=True)
+    ]
+    return [name if names.count(name) == 1 else f"{name}~{index + 1}" for index, name in enumerate(names)]
 
 
 def _shared(values: Sequence[Any]) -> set[str]:
@@ -173,7 +181,7 @@ def _shared(values: Sequence[Any]) -> set[str]:
     return {knob for knob, texts in spelled.items() if knob != "kind" and len(texts) > 1 and len(set(texts)) == 1}
 
 
-def _text(value: Any, left_out: set[str]) -> str:
+def _text(value: Any, left_out: set[str], knobs: bool = False) -> str:
     """A plug-in is its kind and its knobs' values, ``dirichlet-0.1``; an empty list is ``none``."""
     parts: list[str] = []
 
@@ -181,6 +189,8 @@ def _text(value: Any, left_out: set[str]) -> str:
         if isinstance(entry, dict):
             for knob in sorted(entry, key=lambda knob: knob != "kind"):
                 if knob not in left_out:
+                    if knobs and knob != "kind":
+                        parts.append(knob)
                     walk(entry[knob])
         elif isinstance(entry, list):
             for inner in entry:

@@ -57,8 +57,13 @@ def test_names_leave_out_what_all_have_in_common() -> None:
     assert names == ["iid", "dirichlet-0.1", "dirichlet-0.1-1", "by_column-bank_branch"]
 
 
+def test_names_say_which_knob_it_is_where_values_alone_are_the_same() -> None:
+    found = runs("vary: {joins: [null, {rounds: {bank a: 7}}, {rounds: {bank b: 7}}]}")
+    assert [run.settings["joins"] for run in found] == ["null", "rounds-bank_a-7", "rounds-bank_b-7"]
+
+
 def test_names_are_different_and_fit_a_folder() -> None:
-    found = runs("vary:\n  upload: [[], [{kind: topk, density: 0.5}], [{kind: topk, other: 0.5}], null]\n")
+    found = runs("vary:\n  upload: [[], [{kind: topk, density: 0.5}], {kind: topk, density: 0.5}, null]\n")
     assert [run.settings["upload"] for run in found] == ["none", "topk-0.5~2", "topk-0.5~3", "null"]
     long = ", ".join(f"{'x' * 50}.k{index}: [1]" for index in range(10))
     (only,) = runs(f"vary: {{{long}}}\n")
