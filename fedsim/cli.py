@@ -277,6 +277,8 @@ def main() -> None:
         app([argument for argument in sys.argv[1:] if argument != "--debug"])
     except Stopped:
         stopping.leave(stopping.SIGTERM_EXIT)
+    except KeyboardInterrupt:
+        stopping.leave(stopping.SIGINT_EXIT)
     except SystemExit as ended:
         if ended.code == stopping.SIGINT_EXIT:
             stopping.leave(stopping.SIGINT_EXIT)

@@ -25,8 +25,8 @@ from fedsim.core.errors import CheckpointError, DataError
 from fedsim.core.scenario import Scenario, digest_of
 from fedsim.engine.store import JOURNAL, LEDGER, RunStore, StorePlan, open_journal
 from fedsim.records.environment import environment
-from fedsim.records.lock import Fence, acquire, release
-from fedsim.records.record import PREAMBLE, make_folder
+from fedsim.records.lock import LOCK, Fence, acquire, release
+from fedsim.records.record import PREAMBLE, SCENARIO, make_folder
 from fedsim.records.wal import Log
 
 FORMAT = 1
@@ -148,9 +148,10 @@ def claimed(folder: Path, how: Resume) -> Iterator[Directory]:
     begun = holds_run(folder)
     if not begun and how.required:
         raise CheckpointError(f"{folder} holds no run")
-    if begun and not how.wanted:
+    if begun and not how.wanted and (folder / SCENARIO).exists():
         raise CheckpointError(f"{folder} holds a run; go on with it: fedsim resume {folder}, or choose another")
-    others = {name for name in os.listdir(folder) if not name.startswith(".")} - set(PREAMBLE if how.wanted else ())
+    allowed = PREAMBLE if how.wanted else (LOCK, JOURNAL)  # an earlier start did not get as far as its scenario
+    others = {name for name in os.listdir(folder) if not name.startswith(".")} - set(allowed)
     if not begun and others:
         raise CheckpointError(f"run directory {folder} is not empty; choose another or remove it")
     epochs = (record.get("epoch", 0) for record in open_journal(folder, None).records)

@@ -94,12 +94,14 @@ class Shelf:
     def material(self, scenario: Scenario) -> Material:
         """``prepare(scenario)``, as far as possible from the run before."""
         from fedsim.build.prepare import load_corpus, share_out, tokenise
+        from fedsim.build.split import divide, needed
 
         def encoded() -> Encoded:
             return tokenise(scenario, load_corpus(scenario))
 
         def make() -> Material:
-            return share_out(scenario, self._encoded.get(_rows_key(scenario), encoded))
+            rows = self._encoded.get(_rows_key(scenario), encoded)
+            return share_out(scenario, divide(scenario, rows.corpus, needed(scenario, rows.corpus)), rows)
 
         return self._material.get(_banks_key(scenario), make)
 

@@ -37,7 +37,7 @@ def inspect(path: Path, overrides: Sequence[str] = (), embeddings: bool = False)
             with run.document.placing():
                 corpus = load_corpus(run.scenario)
                 seen = embed(run.scenario, corpus) if embeddings else needed(run.scenario, corpus)
-                banks, _ = divide(run.scenario, corpus, seen)
+                banks = divide(run.scenario, corpus, seen).banks
                 splits[name] = split_of(run.scenario, corpus, banks, seen)
     return splits
 

@@ -55,7 +55,7 @@ def plan(path: Path, overrides: Sequence[str] = (), cross_check: bool = False) -
     scenario = one.scenario
     with one.document.placing():
         corpus = load_corpus(scenario)
-        banks, _ = divide(scenario, corpus, needed(scenario, corpus))
+        banks = divide(scenario, corpus, needed(scenario, corpus)).banks
         trained = training_banks(scenario, banks)
         late = joins_of(scenario, corpus, trained)
         made = make_mechanisms(scenario.privacy, bank_plans(scenario, trained, len(banks), corpus.units, late))

@@ -1,6 +1,6 @@
 """From a scenario to everything a run needs: rows, banks, tokens, a plan, and a way to make trainers.
 
-All that a user can get wrong in data and model fails here, before Ray starts.
+All that a user can get wrong in data and model fails here, what is wrong with the data before Ray starts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fedsim.attacks.planting import Planted, plant, training, with_canaries
 from fedsim.build.joins import joins_of, told_of_joins
 from fedsim.build.mechanisms import bank_plans, hand_out_key, make_mechanisms, of_customers, together, told_of
 from fedsim.build.secure import bank_side, secure_sum
-from fedsim.build.split import divide, leaks, needed, test_rows, training_banks, without_rows
+from fedsim.build.split import Division, divide, leaks, needed, test_rows, training_banks, without_rows
 from fedsim.codecs import CODECS, Codec, Sparsifier, pipeline
 from fedsim.core.errors import Problem, ScenarioError, blaming
 from fedsim.core.messages import BankInfo
@@ -72,7 +72,9 @@ class Encoded:
 
 def prepare(scenario: Scenario) -> Material:
     """Read, tokenise and split. DataError, ModelError and ScenarioError name the key to blame."""
-    return share_out(scenario, tokenise(scenario, load_corpus(scenario)))
+    corpus = load_corpus(scenario)
+    division = divide(scenario, corpus, needed(scenario, corpus))
+    return share_out(scenario, division, tokenise(scenario, corpus))
 
 
 def load_corpus(scenario: Scenario) -> Corpus:
@@ -102,10 +104,9 @@ def check_metrics(scenario: Scenario, corpus: Corpus) -> None:
         raise ScenarioError(wrong)
 
 
-def share_out(scenario: Scenario, encoded: Encoded) -> Material:
+def share_out(scenario: Scenario, division: Division, encoded: Encoded) -> Material:
     """Give the rows to banks; mark some of them where the run is audited."""
-    seen, audit = needed(scenario, encoded.corpus), scenario.audit
-    banks, left_out = divide(scenario, encoded.corpus, seen)
+    banks, left_out, seen, audit = division.banks, division.left_out, division.embeddings, scenario.audit
     if audit is None:
         return Material(encoded.corpus, banks, encoded.model, encoded.rows, seen, left_out=left_out)
     planted = plant(banks, audit.canaries, audit.members, scenario.seed)

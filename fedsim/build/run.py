@@ -40,8 +40,9 @@ def run(
 
     ``inline`` trains in this process without Ray. ``check_nodes`` asks every node of the cluster for the data, the
     model and the run directory's place, and refuses to start where one lacks them; with ``data_roots`` a scenario may
-    read nothing outside these folders. ScenarioError, DataError, ModelError and ResourceError are raised before the run
-    directory is made. Closing the iterator ends the run and every process of it.
+    read nothing outside these folders. ScenarioError and DataError are raised before any other process starts, what can
+    be known of ModelError and ResourceError before the run directory is made. Closing the iterator ends the run and
+    every process of it.
     """
     runs = load_grid(Path(path), tuple(overrides))
     require_inside(runs, data_roots)
@@ -83,11 +84,13 @@ def run_scenario(
         yield Finished(str(summary["status"]), summary)
         return
     from fedsim.build.prepare import actors_of, load_corpus, share_out, tokenise
+    from fedsim.build.split import divide, needed
 
     corpus = load_corpus(scenario)
+    division = divide(scenario, corpus, needed(scenario, corpus))
     with closing(Inline() if inline else OnRay(check_nodes)) as place:
         place.begin(actors_of(scenario))
-        material = share_out(scenario, tokenise(scenario, corpus))
+        material = share_out(scenario, division, tokenise(scenario, corpus))
         yield from run_on(place, scenario, material, folder, how)
 
 
@@ -200,7 +203,7 @@ class OnRay:
     """Jobs on one Ray session, one after the other. The session begins with the first; its actors stay for the next.
 
     Ray's start and the imports of its actors take as long as all else that comes before the first round, so they go on
-    beside it: Ray starts when the data are read, the actors when the banks are known.
+    beside it: Ray starts when the banks are known, the actors when the rows are tokenised.
     """
 
     def __init__(self, check_nodes: bool = False) -> None:
@@ -208,6 +211,7 @@ class OnRay:
         self._cluster: Cluster | None = None
         self._driver: RemoteDriver | None = None
         self._warming: threading.Thread | None = None
+        self._closing = False
 
     def begin(self, actors: Actors) -> None:
         """Start Ray, in a thread. ResourceError when the actors have no room here."""
@@ -223,8 +227,10 @@ class OnRay:
         self._driver = driver = RemoteDriver()
 
         def start() -> None:
-            with suppress(ResourceError):  # whoever waits for the cluster is told
-                driver.warm(cluster.wait(actors, cohort), modules)
+            with suppress(ResourceError):  # the run will meet it again, and is told
+                placed = cluster.wait(actors, cohort)
+                if not self._closing:
+                    driver.warm(placed, modules)
 
         self._warming = threading.Thread(target=start, name="fedsim-warm", daemon=True)
         self._warming.start()
@@ -260,12 +266,15 @@ class OnRay:
         return self._cluster
 
     def close(self) -> None:
+        self._closing = True
         if self._warming is not None:
             self._warming.join()
-        if self._driver is not None:
-            self._driver.close()
-        if self._cluster is not None:
-            self._cluster.close()
+        try:
+            if self._driver is not None:
+                self._driver.close()
+        finally:
+            if self._cluster is not None:
+                self._cluster.close()
 
 
 def paths_of(scenario: Scenario) -> dict[str, str]:

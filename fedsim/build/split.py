@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,13 +20,17 @@ from fedsim.models.embedding import embeddings
 MOST_SETS = 64  # of banks with customers in common, that are accounted apart
 
 
-def divide(
-    scenario: Scenario, corpus: Corpus, seen: np.ndarray | None
-) -> tuple[tuple[BankRows, ...], tuple[BankRows, ...]]:
-    """(the banks of a run, those that are left out for want of training rows), by what is ``seen`` of the texts.
+@dataclass(frozen=True)
+class Division:
+    """Which bank holds which rows; ``left_out`` are the banks without a training row."""
 
-    DataError when they cannot train or cannot be tested.
-    """
+    banks: tuple[BankRows, ...]
+    left_out: tuple[BankRows, ...] = ()
+    embeddings: np.ndarray | None = None  # (n, d) of the prompts, where the split was made by them
+
+
+def divide(scenario: Scenario, corpus: Corpus, seen: np.ndarray | None) -> Division:
+    """By what is ``seen`` of the texts, as ``needed``. DataError when the banks cannot train or cannot be tested."""
     partitioner = PARTITIONERS.create(scenario.partition.kind, scenario.partition.knobs)
     least = 1 if scenario.failures.no_rows == "error" else 0
     with blaming("partition"):
@@ -35,7 +40,7 @@ def divide(
             raise DataError("no bank has a training row")
     if not any(len(bank.test) for bank in banks):
         raise DataError("no bank has a test row; add test, e.g. test: {fraction: 0.2}", "data")
-    return banks, tuple(bank for bank in split if not len(bank.train))
+    return Division(banks, tuple(bank for bank in split if not len(bank.train)), seen)
 
 
 def without_rows(banks: tuple[BankRows, ...]) -> Iterator[str]:

@@ -3,7 +3,8 @@
 Inside ``ray job submit``, or with RAY_ADDRESS set, or when the program has called ``ray.init`` itself, fedsim joins
 that cluster and changes nothing about it. Otherwise it starts Ray here for this process alone: in a directory of its
 own that only this user can enter (so no other ``ray.init()`` finds it, and spilled adapters stay private), with a
-random access token that is written nowhere, without dashboard, and without usage statistics sent anywhere.
+random access token that is written nowhere, without dashboard, and without usage statistics sent anywhere. Signals stay
+this program's own: Ray's core would answer SIGTERM with a stack trace.
 
 Starting takes about three seconds, mostly spent waiting. It happens in a thread, so that data and models can be
 prepared meanwhile. The thread lives as long as the session: Linux ends Ray's processes with the thread that started
@@ -16,7 +17,6 @@ import logging
 import os
 import secrets
 import shutil
-import signal
 import sys
 import threading
 from types import TracebackType
@@ -43,16 +43,18 @@ class Cluster:
         self._up, self._down = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._live, name="fedsim-ray", daemon=True)
         self._joined = _has_session()
+        self._private = here is not None
         if here is not None:
             self._options = _private_session(here)
         else:
             self._options = {"address": self._address, "log_to_driver": False, "logging_level": logging.CRITICAL}
+        os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")  # read when Ray is imported
         self._thread.start()
 
     @property
     def is_private(self) -> bool:
         """Whether the session was started here and ends here."""
-        return "_temp_dir" in self._options
+        return self._private
 
     def wait(self, actors: Actors, cohort: int) -> Actors:
         """The actors as the cluster can hold them, once it is up. May be asked again for another run.
@@ -60,12 +62,14 @@ class Cluster:
         ``cohort`` is the number of banks in one round.
         """
         self._up.wait()
-        _take_back_sigterm()
         if self._error is not None:
             raise ResourceError(f"Ray did not start or cannot be reached at {self._address!r}: {self._error}")
         import ray
 
-        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        try:
+            alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        except ray.exceptions.RayError as error:
+            raise ResourceError(f"Ray at {self._address!r} does not answer: {' '.join(str(error).split())}") from error
         nodes = [Node(found.get("CPU", 0.0), found.get("GPU", 0.0)) for found in alive]
         return place(actors, cohort, nodes)
 
@@ -75,21 +79,26 @@ class Cluster:
         self._thread.join()
 
     def _live(self) -> None:
-        import ray
-
-        if self._joined:
-            self._up.set()
-            return
-        logging.getLogger("ray").setLevel(logging.CRITICAL)
+        folder = None
         try:
+            import ray
+
+            if self._joined:
+                return
+            logging.getLogger("ray").setLevel(logging.CRITICAL)
+            if self._private:
+                folder = make_folder()  # Ray makes its directories world-writable; this one is not
+                self._options["_temp_dir"] = os.path.join(folder, "ray")
             ray.init(**self._options)
         except Exception as error:  # whatever it is, it belongs to the thread that waits
             self._error = error
-        self._up.set()
+        finally:
+            self._up.set()
         self._down.wait()
-        ray.shutdown()
-        if self.is_private:
-            shutil.rmtree(os.path.dirname(self._options["_temp_dir"]), ignore_errors=True)
+        if "ray" in sys.modules:  # else it could not be imported
+            ray.shutdown()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def __enter__(self) -> Cluster:
         return self
@@ -121,19 +130,11 @@ def _has_session() -> bool:
     return "ray" in sys.modules and sys.modules["ray"].is_initialized()
 
 
-def _take_back_sigterm() -> None:
-    """Ray's core puts a handler before Python's that prints a stack trace."""
-    handler = signal.getsignal(signal.SIGTERM)
-    if handler is not None and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
-
-
 def _private_session(here: Node) -> dict[str, Any]:
-    """Arguments of ``ray.init`` for a session of this process; sets what Ray's processes inherit."""
+    """Arguments of ``ray.init`` for a session of this process, without its folder; sets what its processes inherit."""
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray writes one to the home directory
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     mark(os.environ)  # so that `fedsim doctor` knows whose they are, should this process be killed
-    private = make_folder()
     return {
         "address": LOCAL,
         "num_cpus": int(here.cpus),
@@ -141,5 +142,4 @@ def _private_session(here: Node) -> dict[str, Any]:
         "include_dashboard": False,
         "log_to_driver": False,
         "logging_level": logging.CRITICAL,
-        "_temp_dir": os.path.join(private, "ray"),  # Ray makes its directories world-writable; ``private`` is not
     }

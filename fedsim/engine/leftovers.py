@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import psutil
 MARK = "FEDSIM_RUN"
 FOLDER = "fedsim-"
 END_S = 3.0
+OWN_S = 0.5  # for processes that start while the others are killed
 
 
 def mark(environment: MutableMapping[str, str], pid: int | None = None) -> None:
@@ -82,11 +84,24 @@ def clean(found: Sequence[Leftover], dead_folders: Sequence[Path]) -> None:
 
 
 def end_own() -> None:
-    """Kill every process of the session that this process has started, also those whose parent is gone."""
-    for process, run in _marked():
-        if run.startswith(f"{os.getpid()}@") and _alive(run) and process.pid != os.getpid():
+    """Kill every process of the session that this process has started, also those whose parent is gone, and remove the
+    session's folder.
+
+    Looks again until there is none: one may be starting another in the meantime.
+    """
+    mine = os.environ.get(MARK, "")
+    if not mine.startswith(f"{os.getpid()}@"):
+        return
+    end = time.monotonic() + OWN_S
+    while found := [process for process, run in _marked() if run == mine and process.pid != os.getpid()]:
+        for process in found:
             with suppress(psutil.Error):
                 process.kill()
+        psutil.wait_procs(found, timeout=OWN_S / 5)
+        if time.monotonic() > end:
+            break
+    for folder in Path(_parent()).glob(f"{FOLDER}{os.getpid()}-*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _marked() -> Iterator[tuple[psutil.Process, str]]:

@@ -70,8 +70,8 @@ class _Process:
         Nothing where it would take more than half of the node's object store.
         """
         found, here = self.client.weights(), ray.get_runtime_context().get_node_id()
-        room = next(node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["NodeID"] == here)
-        return found if 2 * sum(map(len, found)) <= room else []
+        rooms = [node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["NodeID"] == here]
+        return found if 2 * sum(map(len, found)) <= sum(rooms) else []  # a node that Ray takes for dead has none
 
     def adopt(self, weights: Sequence[np.ndarray]) -> int:
         return self.client.adopt(weights) if weights else 0

@@ -6,6 +6,7 @@ The driver actor creates the client actors and so owns them: when it ends, for w
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -88,9 +89,13 @@ class RemoteDriver:
             raise FedsimError(f"the driver process died twice: {' '.join(str(error).split())}") from error
 
     def warm(self, actors: Actors, modules: Sequence[str]) -> None:
-        """Start the driver and its client actors, which import ``modules``. Returns at once."""
-        self._handle = start(_DriverProcess, 0, 0, here=True)
-        self._handle.warm.remote(actors, modules)
+        """Start the driver and its client actors, which import ``modules``. Returns at once.
+
+        Where they cannot start the run will have to start them, and tells what is wrong.
+        """
+        with suppress(RayError):
+            self._handle = start(_DriverProcess, 0, 0, here=True)
+            self._handle.warm.remote(actors, modules)
 
     def _life(self, plan: Plan, make_client: Callable[[], ClientActor], actors: Actors) -> Iterator[Event]:
         """The events of one driver. ActorDiedError when its process dies."""

@@ -37,8 +37,8 @@ from fedsim.records.files import append_lines, remove, to_json, write_atomically
 
 SCHEMA_VERSION = 1  # of a line in rounds.jsonl and banks.jsonl
 RUNS = Path("results/runs")
-GLOBAL = "adapters/global"
-PREAMBLE = ("LOCK", "scenario.yaml", "environment.json", "split.json", "rounds.jsonl", "banks.jsonl", "journal.wal")
+SCENARIO, GLOBAL = "scenario.yaml", "adapters/global"
+PREAMBLE = ("LOCK", SCENARIO, "environment.json", "split.json", "rounds.jsonl", "banks.jsonl", "journal.wal")
 # ... is what a run may leave that ends before its first write that counts: the next one starts as if it were not there
 MAX_SLUG = 60  # characters of a bank's name in that of a folder
 
@@ -84,7 +84,7 @@ class RunRecord:
         """Write what is known before the first round. ``scenario`` is plain data: mappings, lists, text, numbers."""
         leftovers = ("adapters", "summary.json", "failures.jsonl")
         remove(*(self.folder / name for name in leftovers))  # of a run that now goes on
-        write_atomically(self.folder / "scenario.yaml", _yaml(scenario))
+        write_atomically(self.folder / SCENARIO, _yaml(scenario))
         write_atomically(self.folder / "environment.json", to_json(environment, indent=2) + "\n")
         for name in ("rounds.jsonl", "banks.jsonl"):
             write_atomically(self.folder / name, "")

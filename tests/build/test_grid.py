@@ -10,7 +10,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from fedsim.build import prepare
+from fedsim.build import prepare, split
 from fedsim.build.grid import Shelf, in_order
 from fedsim.build.load import check, load_grid, load_scenario
 from fedsim.build.run import run
@@ -68,8 +68,9 @@ def test_runs_with_the_same_rows_and_banks_stand_together(file) -> None:
 def test_rows_are_read_once_and_shared_out_once_per_partition(file, monkeypatch) -> None:
     calls = []
     monkeypatch.setattr(prepare, "load_corpus", lambda scenario: calls.append("read") or "texts")
-    monkeypatch.setattr(prepare, "tokenise", lambda scenario, corpus: corpus.replace("texts", "rows"))
-    monkeypatch.setattr(prepare, "share_out", lambda scenario, rows: calls.append("share out") or rows)
+    monkeypatch.setattr(prepare, "tokenise", lambda scenario, corpus: prepare.Encoded(corpus, None, "rows"))
+    monkeypatch.setattr(split, "divide", lambda scenario, corpus, seen: corpus)
+    monkeypatch.setattr(prepare, "share_out", lambda scenario, division, rows: calls.append("share out") or rows.rows)
     shelf = Shelf()
     vary = (
         "{strategy: [{kind: fedavg}, {kind: local}], partition: [{kind: iid, num_banks: 3}, {kind: iid, num_banks: 2}]}"
