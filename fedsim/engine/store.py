@@ -128,11 +128,12 @@ class RunStore:
         found = self._rounds.newest(self._plan.fallback)
         if found is None:
             return None
+        rows = self._rows(found)
         self._require_ledger(found)
         if not found.head:
             self._rounds.adopt(found, self._beside())
         self._manifest = found.manifest
-        return saved_from(found.files), self._rows(found.round), found.notes
+        return saved_from(found.files), rows, found.notes
 
     def inputs(self, round_: int) -> str:
         manifest = self._staged.manifest if self._staged else self._manifest
@@ -148,16 +149,21 @@ class RunStore:
     def commit(self, row: RoundRow) -> None:
         if self._staged is None or self._staged.round != row.round:
             raise ValueError(f"round {row.round} is not staged")
+        beside = self._beside()
+        done = {"manifest": self._staged.manifest, "ledger": beside["ledger"], "row": asdict(row)}
         try:
-            self._journal.append({"kind": "round", "manifest": self._staged.manifest, "row": asdict(row)})
+            self._journal.append({"kind": "round", **done})
         except CheckpointError:
             self._rounds.discard(self._staged)
             raise
-        self._rounds.commit(self._staged, self._beside())
+        self._rounds.commit(self._staged, beside)
         self._manifest, self._staged = self._staged.manifest, None
 
     def _beside(self) -> dict[str, object]:
-        """What HEAD holds beside the round: how long the ledger was, so that lines that vanish are missed."""
+        """What HEAD holds beside the round: how long the ledger was, so that lines that vanish are missed.
+
+        The journal holds it too: who loses HEAD loses no charge.
+        """
         anchor = {"records": len(self.ledger.records), "sha256": self.ledger.digest()}
         return {"epoch": self._plan.fence.epoch, "ledger": anchor}
 
@@ -177,25 +183,35 @@ class RunStore:
         elif record["kind"] == "forget":
             self._failures.pop(record["round"], None)
 
-    def _rows(self, last: int) -> list[RoundRow]:
-        """Of rounds 0 to ``last``; of a round that was made again the last."""
-        rows = {record["row"]["round"]: record["row"] for record in self._journal.records if record["kind"] == "round"}
-        missing = [round_ for round_ in range(last + 1) if round_ not in rows]
+    def _committed(self) -> list[Mapping[str, Any]]:
+        """What the journal says of rounds, in the order of their commits."""
+        return [record for record in self._journal.records if record["kind"] == "round"]
+
+    def _rows(self, found: Found) -> list[RoundRow]:
+        """Of the rounds up to the one that was found; of a round that was made again the last."""
+        told, path = self._committed(), self._plan.folder / JOURNAL
+        rows = {record["row"]["round"]: record["row"] for record in told}
+        missing = [round_ for round_ in range(found.round + 1) if round_ not in rows]
         if missing:
-            raise CheckpointError(f"{self._plan.folder / JOURNAL} lacks the row of round {missing[0]}")
-        return [_row(rows[round_]) for round_ in range(last + 1)]
+            raise CheckpointError(f"{path} lacks the row of round {missing[0]}")
+        own = [record["row"] for record in told if record["manifest"] == found.manifest]
+        if not own:
+            raise CheckpointError(f"{path} is not the journal of the run whose round {found.round} was found beside it")
+        return [_row(rows[round_]) for round_ in range(found.round)] + [_row(own[-1])]
 
     def _require_ledger(self, found: Found) -> None:
-        """BudgetError when lines are gone or others than those that the committed round was charged by."""
-        anchor = found.head.get("ledger")
-        if anchor is None:  # HEAD is lost
-            return
-        count, lines = int(anchor["records"]), self.ledger.records
+        """BudgetError when lines are gone or others than those that a committed round was charged by."""
+        anchor = self._committed()[-1].get("ledger") or found.head.get("ledger", {})  # the journal has checksums
         path = self._plan.folder / LEDGER
+        try:
+            count, digest = int(anchor["records"]), str(anchor["sha256"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise BudgetError(f"{path}: nothing readable tells how long it was: no epsilon can be claimed") from error
+        lines = self.ledger.records
         if len(lines) + self.ledger.torn < count:
             raise BudgetError(f"{path} has {len(lines)} of at least {count} lines: no epsilon can be claimed")
         mended = any(str(line.get("inputs", "")).startswith(TORN) for line in lines[count - 1 : count])
-        if len(lines) >= count and not mended and self.ledger.digest_of(count) != anchor["sha256"]:
+        if len(lines) >= count and not mended and self.ledger.digest_of(count) != digest:
             raise BudgetError(f"{path} is not the ledger of the committed round: no epsilon can be claimed")
 
 

@@ -173,7 +173,8 @@ class Rounds:
             return None, []
         try:
             head = json.loads(self._disk.read(self.folder / HEAD))
-            return {**head, "round": int(head["round"]), "manifest": str(head["manifest"])}, []
+            names = {name: str(head[name]) for name in ("manifest", "previous")}
+            return {**head, **names, "round": int(head["round"])}, []
         except (ValueError, KeyError, TypeError):
             return None, [f"{HEAD} is not readable"]
 

@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -32,7 +31,15 @@ from fedsim.core.events import Event, Started
 from fedsim.engine import cluster, leftovers, remote
 from fedsim.records.lock import acquire, release
 from tests.engine import fakes
-from tests.faults.test_f33_signals import ROOT, SCENARIO, adapter_hash, alive, environment, fedsim
+from tests.faults.test_f33_signals import (
+    ROOT,
+    SCENARIO,
+    adapter_hash,
+    environment,
+    fedsim,
+    of_session,
+    require_nothing_left,
+)
 
 TINY = SCENARIO.replace("num_rounds: 12", "num_rounds: 1").replace("every: 12", "every: 1")
 
@@ -218,16 +225,6 @@ STAGES = ("gcs_server", "raylet", "ray::_DriverProcess", "ray::_Process", "LOCK"
 SIGNALS = {"ctrl-c": [signal.SIGINT], "ctrl-c twice": [signal.SIGINT] * 2, "sigterm": [signal.SIGTERM]}
 
 
-def of_session(pid: int) -> list[psutil.Process]:
-    """Every process that carries the mark of the command with this id, whoever is its parent."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.pid != pid and process.environ().get(leftovers.MARK, "").startswith(f"{pid}@"):
-                found.append(process)
-    return found
-
-
 def has_come_to(stage: str, pid: int, out: Path) -> bool:
     if stage == "LOCK":
         return (out / stage).exists()
@@ -248,11 +245,6 @@ def command(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def require_nothing_left(pid: int) -> None:
-    fakes.wait_until(lambda: not any(alive(one) for one in of_session(pid)), timeout_s=5)
-    assert not list(Path(tempfile.gettempdir()).glob(f"{leftovers.FOLDER}{pid}-*"))
 
 
 @pytest.fixture(scope="module")
