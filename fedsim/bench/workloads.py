@@ -99,6 +99,7 @@ def _scenario(workload: Workload) -> dict[str, Any]:
             "sampling": "fixed",
             "optimizer": "sgd",
             "lr": 0.1,
+            "max_rows": 128,  # a cohort of 16 banks in one pass
         },
         "privacy": private if workload.is_private else {"kind": "none"},
         "evaluate": {"every": workload.rounds, "per_bank": False},

@@ -7,7 +7,7 @@ of a bank share a leaf and autograd sums them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,8 @@ from fedsim.train.cohort import CohortState
 from fedsim.train.sampling import Drawn
 
 STRETCH = 1024  # values of a row whose squares are summed in float32
+WORTH_IT = 0.9  # of the padded tokens: banks with equally many rows in a part share a product, which is worth something
+Lengths = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(slots=True)
@@ -51,21 +53,34 @@ class Part:
     units: np.ndarray  # (n,) 0, 0, 1, 2, 2, ...
 
 
-def physical_batches(batches: Sequence[Drawn], max_rows: int) -> list[Part]:
-    """The cohort's rows in parts of at most ``max_rows`` rows; a larger unit is a part of its own."""
+def physical_batches(batches: Sequence[Drawn], max_rows: int, lengths: Lengths) -> list[Part]:
+    """The cohort's rows in parts of at most ``max_rows`` rows; a larger unit is a part of its own.
+
+    Rows of similar length share a part where that saves padding and each is a unit of its own.
+    """
     rows = np.concatenate([batch.rows for batch in batches])
     banks = np.repeat(np.arange(len(batches)), [len(batch) for batch in batches])
     units = np.concatenate([batch.units for batch in batches])
     begins = np.flatnonzero((np.diff(banks, prepend=-1) != 0) | (np.diff(units, prepend=-1) != 0))
     ends = np.append(begins[1:], len(rows))  # where a part may end
     number = np.searchsorted(begins, np.arange(len(rows)), side="right")
-    parts, start = [], 0
+    places, start = [], 0
     while start < len(rows):
         fitting = ends[(ends > start) & (ends <= start + max_rows)]
         end = int(fitting[-1] if len(fitting) else ends[ends > start][0])
-        parts.append(Part(rows[start:end], banks[start:end], number[start:end] - number[start]))
+        places.append(np.arange(start, end))
         start = end
-    return parts
+    if len(places) > 1 and len(begins) == len(rows):
+        places = _by_length(places, lengths(rows), max_rows)
+    return [Part(rows[part], banks[part], np.unique(number[part], return_inverse=True)[1]) for part in places]
+
+
+def _by_length(places: list[np.ndarray], lengths: np.ndarray, max_rows: int) -> list[np.ndarray]:
+    """Parts of rows of similar length, each in the order of banks; ``places`` as they are if little is saved by it."""
+    ordered = np.argsort(lengths, kind="stable")
+    parts = [np.sort(ordered[start : start + max_rows]) for start in range(0, len(ordered), max_rows)]
+    before, after = (sum(len(part) * int(lengths[part].max()) for part in cut) for cut in (places, parts))
+    return parts if after <= WORTH_IT * before else places
 
 
 def row_norms(matrix: Tensor) -> Tensor:
@@ -99,7 +114,7 @@ class Gradients:
     def sums(self, batches: Sequence[Drawn], max_rows: int, tallies: Sequence[Tally]) -> Tensor:
         """(banks, P) weighted sums over the given rows of each bank; zero for a bank without rows."""
         total = torch.zeros_like(self.state.params)
-        for part in physical_batches(batches, max_rows):
+        for part in physical_batches(batches, max_rows, self.rows.lengths):
             if self.per_row:
                 self._add_per_row(total, part, tallies)
             else:

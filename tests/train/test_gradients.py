@@ -19,7 +19,7 @@ from fedsim.models.hf import HuggingFace
 from fedsim.privacy import Mechanism, mechanism_for
 from fedsim.privacy.base import BankPlan
 from fedsim.train.cohort import CohortState
-from fedsim.train.gradients import Gradients, Tally, row_norms
+from fedsim.train.gradients import Gradients, Tally, physical_batches, row_norms
 from fedsim.train.sampling import Drawn
 from tests import tiny
 
@@ -46,6 +46,29 @@ def test_norms_that_are_not_finite_stay_so() -> None:
     rows = torch.zeros(3, 3000)
     rows[0, 2999], rows[1, 5] = torch.inf, torch.nan
     assert torch.isfinite(row_norms(rows)).tolist() == [False, False, True]
+
+
+def drawn(*lengths: int) -> Drawn:
+    """Rows whose index is their length."""
+    return Drawn.of_rows(np.array(lengths))
+
+
+def test_rows_of_similar_length_share_a_part_in_the_order_of_banks() -> None:
+    parts = physical_batches([drawn(9, 2), drawn(3, 8)], 2, lambda rows: rows)
+    assert [part.rows.tolist() for part in parts] == [[2, 3], [9, 8]]
+    assert [part.banks.tolist() for part in parts] == [[0, 1], [0, 1]]
+    assert [part.units.tolist() for part in parts] == [[0, 1], [0, 1]]
+
+
+def test_rows_stay_with_their_bank_where_little_padding_is_saved() -> None:
+    parts = physical_batches([drawn(9, 8), drawn(9, 8)], 2, lambda rows: rows)
+    assert [part.rows.tolist() for part in parts] == [[9, 8], [9, 8]]
+
+
+def test_a_customer_is_never_cut_for_its_lengths() -> None:
+    customers = Drawn(np.array([9, 2, 8, 3]), np.array([0, 0, 1, 1]))
+    parts = physical_batches([customers], 2, lambda rows: rows)
+    assert [(part.rows.tolist(), part.units.tolist()) for part in parts] == [([9, 2], [0, 0]), ([8, 3], [0, 0])]
 
 
 def dp(bound: float) -> Mechanism:
