@@ -38,7 +38,7 @@ def attention(
     """softmax(scaling q k^T + mask) v, with rotary embedding of q and k where cos and sin are given.
 
     q (n, heads, t, d), k and v (n, groups, s, d) where groups divides heads, mask (n or 1, 1, t, s) added or None,
-    cos and sin (n or 1, 1, d, t) or None -> (n, t, heads, d).
+    cos and sin (n or 1, 1, d, t) or None, both halves of d alike -> (n, t, heads, d).
     """
     out: Tensor = _Attention.apply(q, k, v, mask, scaling, cos, sin)  # type: ignore[no-untyped-call]
     return out
@@ -101,7 +101,7 @@ class _Attention(torch.autograd.Function):
         scores = torch.bmm(qt.transpose(1, 2), kt)  # (n heads, t, s)
         if mask is not None:
             scores.view(n, heads, t, -1).add_(mask)
-        p = torch.softmax(scores, -1, out=scores)
+        p = torch.softmax(scores, -1, out=scores)  # row by row, so it may write over what it reads
         ctx.save_for_backward(qt, kt, vt, p, cos, sin)
         out = _product(vt, p.transpose(1, 2))  # (n heads, d, t)
         return out.view(n, heads, d, t).permute(0, 3, 1, 2).contiguous()
