@@ -26,9 +26,10 @@ from fedsim.core.sections import Failures
 from fedsim.engine.calls import Broken, Call, Done, Limit, Ref
 from fedsim.engine.classify import classify
 from fedsim.engine.failures import Decided, decide, failed
+from fedsim.engine.handles import start
 from fedsim.engine.lease import hold
 from fedsim.engine.resources import Actors, cohorts
-from fedsim.engine.slots import Slots, start
+from fedsim.engine.slots import Slots
 
 if TYPE_CHECKING:
     import numpy as np

@@ -17,9 +17,9 @@ from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from fedsim.core.errors import FedsimError
 from fedsim.core.events import Failed, RoundRow
 from fedsim.engine.classify import classify
+from fedsim.engine.handles import kill, start
 from fedsim.engine.ray_pool import RayPool
 from fedsim.engine.resources import Actors
-from fedsim.engine.slots import kill, start
 from fedsim.records.lock import acquire
 
 if TYPE_CHECKING:

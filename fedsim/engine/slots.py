@@ -22,13 +22,13 @@ from typing import Any
 import psutil
 import ray
 from ray.exceptions import RayError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fedsim.core.errors import ResourceError
 from fedsim.core.events import Waiting
 from fedsim.engine.calls import Broken, Call, Done, Limit, Ref
 from fedsim.engine.classify import classify
 from fedsim.engine.failures import Cause
+from fedsim.engine.handles import kill
 from fedsim.engine.resources import Actors
 
 PLACEMENT_S = 120.0  # without any slot for so long, there never will be one: something else holds the CPUs or the GPU
@@ -69,6 +69,7 @@ class Slots:
         self._slots = [self._new() for _ in range(actors.num_actors or 1)]
         self._weights: dict[str, Ref] = {}  # by node: of the base that its actors share
         self._deaths_loading, self._told_s = 0, 0.0
+        self._lost_since: float | None = None  # calls of processes that load; None: none since one has loaded
         self._window = len(self._slots)  # calls in flight; less once the object store's disk was full
         self.took: dict[str, list[float]] = {}  # by method: seconds of each attempt that was answered
 
@@ -211,11 +212,10 @@ class Slots:
         try:
             value = ray.get(slot.wanted)
         except RayError as error:
-            self._deaths_loading += 1
             if slot.place is not None:
                 self._weights.pop(slot.place[0], None)  # it may be this slot's share that failed
             cause = classify(error, "loading the base model")
-            if not cause.passing or self._deaths_loading > 2 * len(self._slots):
+            if not cause.passing or self._hopeless(cause):
                 raise cause.as_error("loading the base model") from error
             self._end(slot)
             return
@@ -225,8 +225,16 @@ class Slots:
             slot.wanted = slot.handle.adopt.remote(self._weights_on(slot.place[0], slot))
             slot.has_loaded = True
         else:
-            slot.state, self._deaths_loading = State.IDLE, 0
+            slot.state, self._deaths_loading, self._lost_since = State.IDLE, 0, None
         slot.since = time.monotonic()
+
+    def _hopeless(self, cause: Cause) -> bool:
+        """Whether too many processes have ended while they loaded, or for too long none could be spoken to."""
+        if cause.name == "unreachable":
+            self._lost_since = self._lost_since or time.monotonic()
+            return time.monotonic() - self._lost_since > PLACEMENT_S
+        self._deaths_loading += 1
+        return self._deaths_loading > 2 * len(self._slots)
 
     def _weights_on(self, node: str, slot: _Slot) -> Ref:
         """The base that actors of a node share: that of the first which has loaded it."""
@@ -284,19 +292,3 @@ def _process(node: str, pid: int) -> psutil.Process | None:
         return psutil.Process(pid)
     except psutil.NoSuchProcess:
         return None
-
-
-def start(cls: type, cpus: float, gpus: float, *args: Any, here: bool = False) -> Any:
-    """The only use of ``ray.remote``: a handle to an actor that Ray neither restarts nor repeats calls of.
-
-    ``here``: on the node of the process that asks, or not at all.
-    """
-    where = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False) if here else "DEFAULT"
-    actor = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0, scheduling_strategy=where)(cls)
-    return actor.remote(*args)
-
-
-def kill(handle: Any) -> None:
-    """End an actor's process now. Without a Ray session there is none left, and ``ray.kill`` would start a session."""
-    if ray.is_initialized():
-        ray.kill(handle)

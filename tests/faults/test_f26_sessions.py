@@ -74,6 +74,17 @@ def test_f29_control_no_more_calls_than_the_window_are_sent() -> None:
     assert len(sent) == 4
 
 
+def test_f32_a_process_whose_calls_are_lost_while_it_loads_is_tried_again_for_two_minutes(monkeypatch) -> None:
+    made, now = bare(2), [100.0]
+    made._deaths_loading, made._lost_since = 0, None
+    monkeypatch.setattr(slots.time, "monotonic", lambda: now[0])
+    lost, died = (Cause(name, name) for name in ("unreachable", "died"))
+    assert [made._hopeless(died) for _ in range(5)] == [False] * 4 + [True]
+    assert not any(made._hopeless(lost) for _ in range(50))
+    now[0] += slots.PLACEMENT_S + 1
+    assert made._hopeless(lost)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_f26_a_process_that_ate_the_memory_is_replaced(tmp_path) -> None:
