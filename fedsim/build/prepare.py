@@ -1,6 +1,6 @@
 """From a scenario to everything a run needs: rows, banks, tokens, a plan, and a way to make trainers.
 
-All that a user can get wrong in data and model fails here, what is wrong with the data before Ray starts.
+All that a user can get wrong in data and model fails here, before Ray starts.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class Job:
     @property
     def cohort(self) -> int:
         """Banks in one round."""
-        return cohort(self.plan.client_fraction, len(self.plan.infos))
+        return max(1, round(self.plan.client_fraction * len(self.plan.infos)))
 
 
 @dataclass(frozen=True)
@@ -198,11 +198,6 @@ def actors_of(scenario: Scenario) -> Actors:
         gpus=resources.gpus_per_client,
         banks_per_actor=resources.banks_per_actor,
     )
-
-
-def cohort(client_fraction: float, num_banks: int) -> int:
-    """Banks in one round."""
-    return max(1, round(client_fraction * num_banks))
 
 
 def _plan(

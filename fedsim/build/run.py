@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from fedsim.build.prepare import Job, Material
     from fedsim.engine.cluster import Cluster
     from fedsim.engine.remote import RemoteDriver
-    from fedsim.engine.resources import Actors
 
 
 def run(
@@ -40,9 +39,8 @@ def run(
 
     ``inline`` trains in this process without Ray. ``check_nodes`` asks every node of the cluster for the data, the
     model and the run directory's place, and refuses to start where one lacks them; with ``data_roots`` a scenario may
-    read nothing outside these folders. ScenarioError and DataError are raised before any other process starts, what can
-    be known of ModelError and ResourceError before the run directory is made. Closing the iterator ends the run and
-    every process of it.
+    read nothing outside these folders. ScenarioError, DataError and what can be known of ModelError and ResourceError
+    are raised before any other process starts. Closing the iterator ends the run and every process of it.
     """
     runs = load_grid(Path(path), tuple(overrides))
     require_inside(runs, data_roots)
@@ -83,14 +81,13 @@ def run_scenario(
     if summary is not None:
         yield Finished(str(summary["status"]), summary)
         return
-    from fedsim.build.prepare import actors_of, load_corpus, share_out, tokenise
+    from fedsim.build.prepare import load_corpus, share_out, tokenise
     from fedsim.build.split import divide, needed
 
     corpus = load_corpus(scenario)
     division = divide(scenario, corpus, needed(scenario, corpus))
+    material = share_out(scenario, division, tokenise(scenario, corpus))
     with closing(Inline() if inline else OnRay(check_nodes)) as place:
-        place.begin(actors_of(scenario))
-        material = share_out(scenario, division, tokenise(scenario, corpus))
         yield from run_on(place, scenario, material, folder, how)
 
 
@@ -111,15 +108,15 @@ def run_on(
     """
     from fedsim.build.audit import shadow_jobs
     from fedsim.build.directory import claimed
-    from fedsim.build.prepare import actors_of, check_model, cohort, make_job
+    from fedsim.build.prepare import check_model, make_job
     from fedsim.build.recording import Recording
 
-    place.warm(actors_of(scenario), cohort(scenario.client_fraction, len(material.banks)), material.model.modules)
     check_model(scenario, material)
     main = make_job(scenario, material, str(folder))
     others: dict[str, Job] = {
         name: make_job(baseline(scenario, name), material, str(folder), False) for name in scenario.baselines
     }
+    place.warm(main, material.model.modules)
     place.check(main, scenario)
     with claimed(folder, how) as directory:
         main = directory.begin(scenario, material, main, how)
@@ -180,11 +177,8 @@ def baseline(scenario: Scenario, name: str) -> Scenario:
 class Inline:
     """Jobs in this process, one after the other."""
 
-    def begin(self, actors: Actors) -> None:
-        """Nothing has to start."""
-
-    def warm(self, actors: Actors, cohort: int, modules: Sequence[str]) -> None:
-        """Nor to be imported ahead."""
+    def warm(self, job: Job, modules: Sequence[str]) -> None:
+        """Nothing has to start, or to be imported ahead."""
 
     def check(self, job: Job, scenario: Scenario) -> None:
         """Whatever resources a job asks for, it gets none."""
@@ -202,8 +196,8 @@ class Inline:
 class OnRay:
     """Jobs on one Ray session, one after the other. The session begins with the first; its actors stay for the next.
 
-    Ray's start and the imports of its actors take as long as all else that comes before the first round, so they go on
-    beside it: Ray starts when the banks are known, the actors when the rows are tokenised.
+    Nothing of Ray starts before the run is known to be good. Then Ray's start, its driver's imports and those of the
+    actors go on beside each other and beside what is left to do here.
     """
 
     def __init__(self, check_nodes: bool = False) -> None:
@@ -213,22 +207,21 @@ class OnRay:
         self._warming: threading.Thread | None = None
         self._closing = False
 
-    def begin(self, actors: Actors) -> None:
-        """Start Ray, in a thread. ResourceError when the actors have no room here."""
-        self._begun(actors)
+    def warm(self, job: Job, modules: Sequence[str]) -> None:
+        """Start Ray, the driver and the actors that a job asks for, in a thread.
 
-    def warm(self, actors: Actors, cohort: int, modules: Sequence[str]) -> None:
-        """Start the driver and the actors for a cohort of so many banks, once Ray is up, in a thread."""
+        ResourceError when the actors have no room here.
+        """
         from fedsim.engine.remote import RemoteDriver
 
-        cluster = self._begun(actors)
+        cluster = self._begun(job)
         if self._driver is not None:
             return
         self._driver = driver = RemoteDriver()
 
         def start() -> None:
             with suppress(ResourceError):  # the run will meet it again, and is told
-                placed = cluster.wait(actors, cohort)
+                placed = cluster.wait(job.actors, job.cohort)
                 if not self._closing:
                     driver.warm(placed, modules)
 
@@ -240,13 +233,13 @@ class OnRay:
         if self._check_nodes:
             from fedsim.engine.nodes import require_everywhere
 
-            self._begun(job.actors).wait(job.actors, job.cohort)
+            self._begun(job).wait(job.actors, job.cohort)
             require_everywhere(paths_of(scenario), Path(job.plan.run_dir))
 
     def events(self, job: Job) -> Generator[Event, None, None]:
         from fedsim.engine.remote import RemoteDriver
 
-        cluster = self._begun(job.actors)
+        cluster = self._begun(job)
         actors = cluster.wait(job.actors, job.cohort)
         if self._warming is not None:
             self._warming.join()
@@ -258,11 +251,11 @@ class OnRay:
             events = gauged(events, job.bank_gauges)
         yield from events
 
-    def _begun(self, actors: Actors) -> Cluster:
+    def _begun(self, job: Job) -> Cluster:
         from fedsim.engine.cluster import Cluster
 
         if self._cluster is None:
-            self._cluster = Cluster(actors)
+            self._cluster = Cluster(job.actors)
         return self._cluster
 
     def close(self) -> None:

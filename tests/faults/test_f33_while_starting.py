@@ -22,11 +22,10 @@ import psutil
 import pytest
 import ray
 
-from fedsim.build import prepare
 from fedsim.build import run as run_module
 from fedsim.build.resume import Resume
 from fedsim.build.run import resume, run
-from fedsim.core.errors import CheckpointError, ModelError, ResourceError
+from fedsim.core.errors import CheckpointError, DataError, ModelError, ResourceError
 from fedsim.core.events import Event, Started
 from fedsim.engine import cluster, leftovers, remote
 from fedsim.records.lock import acquire, release
@@ -89,19 +88,27 @@ def notes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return NOTES
 
 
-def test_a_model_that_is_not_there_ends_ray_before_an_actor_starts(tiny: Path, tmp_path: Path, notes) -> None:
-    with pytest.raises(ModelError):
-        list(run(tiny, [f"model={{kind: hf, id: {tmp_path / 'nowhere'}}}"], tmp_path / "run"))
-    assert notes == ["starts", "closed"]
+@pytest.mark.parametrize(
+    ("override", "error"),
+    [
+        ("model={kind: hf, id: ./nowhere}", ModelError),
+        ("lora.target_modules=[nowhere]", ModelError),
+        ("partition={kind: by_column, column: nix, num_banks: 2}", DataError),
+    ],
+)
+def test_nothing_of_ray_starts_on_bad_input(tiny: Path, tmp_path: Path, notes, override: str, error: type) -> None:
+    with pytest.raises(error):
+        list(run(tiny, [override], tmp_path / "run"))
+    assert notes == []
     assert not (tmp_path / "run").exists()
 
 
 def test_actors_that_nobody_will_need_are_not_started(tiny: Path, tmp_path: Path, notes, monkeypatch) -> None:
     def refuse(*_: object) -> None:
-        raise ModelError("no such modules")
+        raise ResourceError("a node lacks a file")
 
-    monkeypatch.setattr(prepare, "check_model", refuse)
-    with pytest.raises(ModelError, match="no such modules"):
+    monkeypatch.setattr(run_module.OnRay, "check", refuse)
+    with pytest.raises(ResourceError, match="a node lacks a file"):
         list(run(tiny, (), tmp_path / "run"))
     assert notes == ["starts", "is up", "closed", "closed"], "the driver, then Ray"
     assert not (tmp_path / "run").exists()
@@ -123,9 +130,13 @@ def test_a_driver_that_cannot_be_ended_does_not_keep_ray_alive(tiny: Path, tmp_p
         raise ray.exceptions.RaySystemError("gone")
 
     monkeypatch.setattr(Driver, "close", fail)
+    out = tmp_path / "run"
+    out.mkdir()
+    fence = acquire(out)  # the run is refused when Ray has begun to start
     with pytest.raises(ray.exceptions.RaySystemError):
-        list(run(tiny, ["lora.target_modules=[nowhere]"], tmp_path / "run"))
+        list(run(tiny, (), out))
     assert notes[-1] == "closed"
+    release(fence)
 
 
 def test_a_ray_that_does_not_start_is_one_line_and_the_run_can_go_on(tiny: Path, tmp_path: Path, monkeypatch) -> None:
