@@ -6,9 +6,8 @@ own that only this user can enter (so no other ``ray.init()`` finds it, and spil
 random access token that is written nowhere, without dashboard, and without usage statistics sent anywhere. Signals stay
 this program's own: Ray's core would answer SIGTERM with a stack trace.
 
-Starting takes about three seconds, mostly spent waiting. It happens in a thread, so that data and models can be
-prepared meanwhile. The thread lives as long as the session: Linux ends Ray's processes with the thread that started
-them.
+Starting takes some seconds, mostly spent waiting, so it happens in a thread. The thread lives as long as the session:
+Linux ends Ray's processes with the thread that started them.
 """
 
 from __future__ import annotations
