@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fedsim.build.load import load_grid, load_scenario
 from fedsim.build.resume import FRESH, Resume
 from fedsim.build.roots import require_inside
-from fedsim.core.errors import CheckpointError, ResourceError
+from fedsim.core.errors import CheckpointError
 from fedsim.core.events import BaselineDone, Event, Finished, Seen, Served, ShadowDone
 from fedsim.core.scenario import PATH_KNOBS, Plugin, Scenario
 from fedsim.records.grid import ended_summary
@@ -116,7 +115,7 @@ def run_on(
     others: dict[str, Job] = {
         name: make_job(baseline(scenario, name), material, str(folder), False) for name in scenario.baselines
     }
-    place.warm(main, material.model.modules)
+    place.begin(main)
     place.check(main, scenario)
     with claimed(folder, how) as directory:
         main = directory.begin(scenario, material, main, how)
@@ -177,8 +176,8 @@ def baseline(scenario: Scenario, name: str) -> Scenario:
 class Inline:
     """Jobs in this process, one after the other."""
 
-    def warm(self, job: Job, modules: Sequence[str]) -> None:
-        """Nothing has to start, or to be imported ahead."""
+    def begin(self, job: Job) -> None:
+        """Nothing has to start."""
 
     def check(self, job: Job, scenario: Scenario) -> None:
         """Whatever resources a job asks for, it gets none."""
@@ -196,53 +195,35 @@ class Inline:
 class OnRay:
     """Jobs on one Ray session, one after the other. The session begins with the first; its actors stay for the next.
 
-    Nothing of Ray starts before the run is known to be good. Then Ray's start, its driver's imports and those of the
-    actors go on beside each other and beside what is left to do here.
+    Nothing of Ray starts before the run is known to be good.
     """
 
     def __init__(self, check_nodes: bool = False) -> None:
         self._check_nodes = check_nodes
         self._cluster: Cluster | None = None
         self._driver: RemoteDriver | None = None
-        self._warming: threading.Thread | None = None
-        self._closing = False
 
-    def warm(self, job: Job, modules: Sequence[str]) -> None:
-        """Start Ray, the driver and the actors that a job asks for, in a thread.
+    def begin(self, job: Job) -> Cluster:
+        """Have Ray start, beside what is left to do here. ResourceError when the job's actors have no room here."""
+        from fedsim.engine.cluster import Cluster
 
-        ResourceError when the actors have no room here.
-        """
-        from fedsim.engine.remote import RemoteDriver
-
-        cluster = self._begun(job)
-        if self._driver is not None:
-            return
-        self._driver = driver = RemoteDriver()
-
-        def start() -> None:
-            with suppress(ResourceError):  # the run will meet it again, and is told
-                placed = cluster.wait(job.actors, job.cohort)
-                if not self._closing:
-                    driver.warm(placed, modules)
-
-        self._warming = threading.Thread(target=start, name="fedsim-warm", daemon=True)
-        self._warming.start()
+        if self._cluster is None:
+            self._cluster = Cluster(job.actors)
+        return self._cluster
 
     def check(self, job: Job, scenario: Scenario) -> None:
         """ResourceError when a node lacks files that the run needs."""
         if self._check_nodes:
             from fedsim.engine.nodes import require_everywhere
 
-            self._begun(job).wait(job.actors, job.cohort)
+            self.begin(job).wait(job.actors, job.cohort)
             require_everywhere(paths_of(scenario), Path(job.plan.run_dir))
 
     def events(self, job: Job) -> Generator[Event, None, None]:
         from fedsim.engine.remote import RemoteDriver
 
-        cluster = self._begun(job)
+        cluster = self.begin(job)
         actors = cluster.wait(job.actors, job.cohort)
-        if self._warming is not None:
-            self._warming.join()
         self._driver = self._driver or RemoteDriver()
         events = self._driver.events(job.plan, job.make_client, actors)
         if not cluster.is_private and job.plan.exports:  # a baseline would overwrite its run's numbers
@@ -251,17 +232,7 @@ class OnRay:
             events = gauged(events, job.bank_gauges)
         yield from events
 
-    def _begun(self, job: Job) -> Cluster:
-        from fedsim.engine.cluster import Cluster
-
-        if self._cluster is None:
-            self._cluster = Cluster(job.actors)
-        return self._cluster
-
     def close(self) -> None:
-        self._closing = True
-        if self._warming is not None:
-            self._warming.join()
         try:
             if self._driver is not None:
                 self._driver.close()

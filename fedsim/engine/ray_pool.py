@@ -10,11 +10,9 @@ Importing this module costs Ray and no torch, so that actors start while the dri
 from __future__ import annotations
 
 import os
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from importlib import import_module
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -47,10 +45,8 @@ SAMPLES = 3  # attempts that must have been answered before their median sets a 
 class _Process:
     """What runs in an actor's process: a ClientActor behind calls whose arguments and results are values."""
 
-    def __init__(self, modules: Sequence[str]) -> None:
+    def __init__(self) -> None:
         self._client: ClientActor | None = None
-        self._importing = threading.Thread(target=lambda: [*map(import_module, modules)], daemon=True)
-        self._importing.start()  # until a run is known, and while this process tells that it is up
         hold()
 
     def where(self) -> tuple[str, int]:
@@ -59,7 +55,6 @@ class _Process:
 
     def load(self, boxed: list[Ref]) -> None:
         """Play the banks of a run from now on, whose client's maker is the one reference in ``boxed``."""
-        self._importing.join()
         self._client = None  # before another base takes its memory
         make_client: Callable[[], ClientActor] = ray.get(boxed[0])
         self._client = make_client()
@@ -107,16 +102,13 @@ class _Process:
 
 
 class RayPool:
-    """``num_actors`` slots. ``make_client`` is a reference to a ``Callable[[], ClientActor]`` in the object store.
+    """``num_actors`` slots. ``make_client`` is a reference to a ``Callable[[], ClientActor]`` in the object store."""
 
-    Without one the actors start, import ``modules``, and wait for ``assign``.
-    """
-
-    def __init__(self, make_client: Ref | None, actors: Actors, modules: Sequence[str] = ()) -> None:
+    def __init__(self, make_client: Ref, actors: Actors) -> None:
         self._actors = actors
         self._seconds: dict[str, float] = {}  # by bank: its share of the time of the last cohort that it was in
-        boxed = [] if make_client is None else [make_client]
-        self._slots = Slots(lambda: start(_Process, actors.cpus, actors.gpus, modules), actors, boxed)
+        boxed = [make_client]  # a reference inside a list is not fetched before the actor asks
+        self._slots = Slots(lambda: start(_Process, actors.cpus, actors.gpus), actors, boxed)
 
     def suits(self, actors: Actors) -> bool:
         """Whether a run that asks for ``actors`` can have these: as many at least, of the same size."""
@@ -126,7 +118,7 @@ class RayPool:
     def assign(self, make_client: Ref, actors: Actors) -> None:
         """Let the actors play the banks of another run; one that they have played must have come to its end."""
         self._actors = actors
-        self._slots.assign([make_client])  # a reference inside a list is not fetched before the actor asks
+        self._slots.assign([make_client])
 
     def ready(self) -> Iterator[Waiting]:
         return self._slots.ready()

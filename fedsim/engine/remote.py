@@ -5,10 +5,8 @@ The driver actor creates the client actors and so owns them: when it ends, for w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -34,14 +32,9 @@ class _DriverProcess:
     def __init__(self) -> None:
         self._pool: RayPool | None = None
 
-    def warm(self, actors: Actors, modules: Sequence[str]) -> None:
-        """Start client actors that import ``modules``, for a run that is still to come."""
-        self._pool = RayPool(None, actors, modules)
-        import_module("fedsim.engine.driver")
-
     def run(self, boxed: list[Any], actors: Actors) -> Iterator[Event]:
         make_client, plan = boxed
-        pool = self._staff(make_client, actors)  # new ones start while this process imports torch
+        pool = self._staff(make_client, actors)  # new ones start and load while this process imports torch
         import torch
 
         from fedsim.engine.driver import Driver
@@ -87,15 +80,6 @@ class RemoteDriver:
             yield from told.news(self._life(plan, make_client, actors))
         except ActorDiedError as error:
             raise FedsimError(f"the driver process died twice: {' '.join(str(error).split())}") from error
-
-    def warm(self, actors: Actors, modules: Sequence[str]) -> None:
-        """Start the driver and its client actors, which import ``modules``. Returns at once.
-
-        Where they cannot start the run will have to start them, and tells what is wrong.
-        """
-        with suppress(RayError):
-            self._handle = start(_DriverProcess, 0, 0, here=True)
-            self._handle.warm.remote(actors, modules)
 
     def _life(self, plan: Plan, make_client: Callable[[], ClientActor], actors: Actors) -> Iterator[Event]:
         """The events of one driver. ActorDiedError when its process dies."""

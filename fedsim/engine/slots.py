@@ -49,7 +49,8 @@ class State(Enum):
 class _Slot:
     state: State
     handle: Any
-    wanted: Ref  # what it is waited for: where it runs and that it has loaded, later a call's first result
+    wanted: Ref  # what it is waited for: where it runs, that it has loaded, later a call's first result
+    loading: Ref  # asked for together with where it runs, so that the base loads while the driver still imports
     since: float  # when it came into this state
     place: tuple[str, int] | None = None  # node and process id; None until it runs
     has_loaded: bool = False
@@ -61,7 +62,7 @@ class _Slot:
 class Slots:
     """``actors.num_actors`` slots. ``start`` makes an actor; see ``ray_pool._Process`` for what it is asked.
 
-    ``boxed`` is what an actor needs to load its base; empty where the run is not known yet, which ``assign`` will tell.
+    ``boxed`` is what an actor needs to load its base.
     """
 
     def __init__(self, start: Callable[[], Any], actors: Actors, boxed: list[Ref]) -> None:
@@ -84,7 +85,7 @@ class Slots:
             if slot.state is State.IDLE:
                 slot.state, slot.wanted, slot.since = State.STARTING, slot.handle.load.remote(boxed), time.monotonic()
                 slot.has_loaded = False
-            elif slot.state is not State.STARTING or slot.place is not None:
+            else:
                 self._end(slot)
 
     def ready(self) -> Iterator[Waiting]:
@@ -125,7 +126,7 @@ class Slots:
 
     def _new(self) -> _Slot:
         handle = self._start()
-        return _Slot(State.STARTING, handle, handle.where.remote(), time.monotonic())
+        return _Slot(State.STARTING, handle, handle.where.remote(), handle.load.remote(self._boxed), time.monotonic())
 
     def _dispatch(self, queue: deque[Call]) -> None:
         for slot in self._in(State.IDLE)[: self._window - len(self._in(State.BUSY))]:
@@ -220,7 +221,7 @@ class Slots:
             self._end(slot)
             return
         if slot.place is None:
-            slot.place, slot.process, slot.wanted = value, _process(*value), slot.handle.load.remote(self._boxed)
+            slot.place, slot.process, slot.wanted = value, _process(*value), slot.loading
         elif not slot.has_loaded and len(self._slots) > 1 and not self._actors.gpus:
             slot.wanted = slot.handle.adopt.remote(self._weights_on(slot.place[0], slot))
             slot.has_loaded = True

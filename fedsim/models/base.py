@@ -129,7 +129,6 @@ class BaseModel(ABC):
     """What a scenario's ``model:`` entry becomes."""
 
     Config: ClassVar[type] = NoKnobs
-    modules: ClassVar[tuple[str, ...]] = ("fedsim.train.trainer",)  # for a process to import that will be asked to load
 
     def __init__(self, config: Any) -> None:
         self.config = config

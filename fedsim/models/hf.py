@@ -47,7 +47,6 @@ class HuggingFace(BaseModel):
         revision: str | None = Field(None, description="commit hash of a Hub model")
 
     config: Any
-    modules = (*BaseModel.modules, "fedsim.models.tasks", "fedsim.models.shortcuts", "transformers.modeling_utils")
     device_map: ClassVar[dict[str, str]] = {"cpu": "cpu", "cuda": "cuda:0"}
 
     def __init__(self, config: Any) -> None:

@@ -140,16 +140,6 @@ def test_a_bank_whose_actor_always_dies_is_named(
     assert not list(faults.iterdir()), "two retries"
 
 
-def test_actors_that_start_before_the_run_is_known_play_it_with_the_same_bits(
-    plan: Plan, reference: list[object], ray_session: Actors, tmp_path: Path
-) -> None:
-    made = fakes.NotesPid(fakes.make_client(plan), tmp_path)
-    with closing(RemoteDriver()) as driver:
-        driver.warm(ray_session, ["colorsys", "sndhdr_is_no_module"])  # the second fails, which is for load to tell
-        assert_same_run(list(driver.events(plan, made, ray_session)), reference)
-    assert len(list(tmp_path.iterdir())) == 2, "a process each, and no other"
-
-
 def test_a_model_that_cannot_be_loaded_is_reported_as_such(ray_session: Actors) -> None:
     refused = pytest.raises(ModelError, match="loading the base model: target_modules match nothing")
     with closing(RayPool(ray.put(fakes.Unloadable()), replace(ray_session, num_actors=1))) as pool, refused:

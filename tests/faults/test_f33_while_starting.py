@@ -1,4 +1,4 @@
-"""F33, F34, F35 while a run starts, and what ends a start: Ray and the actors come up beside everything else.
+"""F33, F34, F35 while a run starts, and what ends a start: Ray comes up beside what is left to do in the main thread.
 
 Whatever ends it, there is one line, its exit code, no process, no folder of Ray's, and a run directory one can use.
 """
@@ -65,8 +65,9 @@ class Slow:
         self.notes.append("is up")
         return actors
 
-    def warm(self, actors: object, modules: Sequence[str]) -> None:
+    def events(self, *_: object) -> Iterator[Event]:
         self.notes.append("actors start")
+        raise ResourceError("no actor was placed")
 
     def close(self) -> None:
         self.notes.append("closed")
@@ -110,7 +111,7 @@ def test_actors_that_nobody_will_need_are_not_started(tiny: Path, tmp_path: Path
     monkeypatch.setattr(run_module.OnRay, "check", refuse)
     with pytest.raises(ResourceError, match="a node lacks a file"):
         list(run(tiny, (), tmp_path / "run"))
-    assert notes == ["starts", "is up", "closed", "closed"], "the driver, then Ray"
+    assert notes == ["starts", "closed"]
     assert not (tmp_path / "run").exists()
 
 
@@ -120,7 +121,7 @@ def test_a_directory_that_another_holds_is_refused_and_all_ends(tiny: Path, tmp_
     fence = acquire(out)
     with pytest.raises(CheckpointError, match=f"is locked by process {os.getpid()}"):
         list(run(tiny, (), out))
-    assert notes[-2:] == ["closed", "closed"]
+    assert notes == ["starts", "closed"]
     release(fence)
     assert next(run(tiny, (), out, inline=True))
 
@@ -130,17 +131,13 @@ def test_a_driver_that_cannot_be_ended_does_not_keep_ray_alive(tiny: Path, tmp_p
         raise ray.exceptions.RaySystemError("gone")
 
     monkeypatch.setattr(Driver, "close", fail)
-    out = tmp_path / "run"
-    out.mkdir()
-    fence = acquire(out)  # the run is refused when Ray has begun to start
     with pytest.raises(ray.exceptions.RaySystemError):
-        list(run(tiny, (), out))
-    assert notes[-1] == "closed"
-    release(fence)
+        list(run(tiny, (), tmp_path / "run"))
+    assert notes == ["starts", "is up", "actors start", "closed"]
 
 
 def test_a_ray_that_does_not_start_is_one_line_and_the_run_can_go_on(tiny: Path, tmp_path: Path, monkeypatch) -> None:
-    """Its thread raises, and the one that starts the actors meets it too; the user is told once."""
+    """Its thread raises, and the run meets it; the user is told once."""
     private, errors = tmp_path / "private", list[object]()
     private.mkdir()
 
