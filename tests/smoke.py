@@ -47,7 +47,8 @@ def play(path: Path, overrides: Sequence[str] = (), task: str = "causal_lm") -> 
     scenario = load_scenario(path, overrides)
     job = make_job(scenario, material(task), "nowhere")
     recorder = Recorder(job.plan.strategy)
-    driver = Driver(replace(job.plan, strategy=recorder), InlinePool(job.make_client(), job.actors))
+    plan = replace(job.plan, strategy=recorder, audited=True)  # so that the updates come one by one
+    driver = Driver(plan, InlinePool(job.make_client(), job.actors))
     events = list(driver.run())
     rows = tuple(event for event in events if isinstance(event, RoundRow))
     served = next(event for event in events if isinstance(event, Served))

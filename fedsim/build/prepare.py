@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from fedsim.core.messages import BankInfo
 from fedsim.core.metrics import METRICS, all_metric_names, task_of
 from fedsim.core.rows import BankRows, Corpus, Rows
 from fedsim.core.scenario import Plugin, Scenario
+from fedsim.core.sections import Failures
 from fedsim.data import SOURCES, loan_book
 from fedsim.engine.actor import ClientActor
 from fedsim.engine.plan import Evaluation, Plan
@@ -164,9 +165,10 @@ class ClientFactory:
     rule: LocalRule
     upload: Codec
     secure: BankSide | None = None
+    failures: Failures = field(default_factory=Failures)
 
     def __call__(self) -> ClientActor:
-        return ClientActor(self.make_trainer, self.rule, self.upload, self.secure)
+        return ClientActor(self.make_trainer, self.rule, self.upload, self.secure, self.failures)
 
 
 def make_job(scenario: Scenario, material: Material, run_dir: str, exports: bool = True) -> Job:
@@ -186,7 +188,7 @@ def make_job(scenario: Scenario, material: Material, run_dir: str, exports: bool
         local=_local(scenario, material, banks, plan),
         threads=actors.threads,
     )
-    client = ClientFactory(trainer, plan.rule, plan.upload, bank_side(plan.secure_sum))
+    client = ClientFactory(trainer, plan.rule, plan.upload, bank_side(plan.secure_sum), plan.failures)
     return Job(plan, client, actors, scenario.resources.bank_gauges)
 
 

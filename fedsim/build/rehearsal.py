@@ -106,7 +106,7 @@ def _played(job: Job, outline: Outline) -> list[RoundRow]:
     )
     make = job.make_client
     trainer = Understudy(outline.adapter, make.make_trainer.local)
-    client = ClientActor(lambda: trainer, make.rule, make.upload, make.secure)
+    client = ClientActor(lambda: trainer, make.rule, make.upload, make.secure, make.failures)
     rows = [event for event in Driver(short, InlinePool(client, job.actors)).run() if isinstance(event, RoundRow)]
     return [row for row in rows if row.round] or rows  # the first row is before training
 

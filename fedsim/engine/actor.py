@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -26,8 +26,11 @@ from fedsim.core.adapter import AdapterState, Tensors
 from fedsim.core.errors import FedsimError, ResourceError, ScenarioError
 from fedsim.core.events import Work
 from fedsim.core.messages import TrainJob
+from fedsim.core.sections import Failures
 from fedsim.engine.secure import Ask, BankSide, Order
+from fedsim.engine.sums import Nodes, Summand, Tree
 from fedsim.engine.transport import Address, Parcel, Reply, pack, rule_kept
+from fedsim.engine.uplink import Received, Receiver, summed
 from fedsim.strategies.base import LocalRule
 from fedsim.train.values import EvalJob, Scores, Trained
 
@@ -42,13 +45,27 @@ class Trainer(Protocol):
     def evaluate(self, jobs: Sequence[EvalJob]) -> list[Scores]: ...
 
 
+class Answers(NamedTuple):
+    """Of one call: by bank what it sends and what it keeps, and what was added up of their updates."""
+
+    replies: list[Reply | Received]
+    kept: list[Tensors]
+    nodes: Nodes
+
+
 class ClientActor:
     """Plays one or many banks per call; several banks of one call are trained together as a cohort."""
 
     def __init__(
-        self, make_trainer: Callable[[], Trainer], rule: LocalRule, upload: Codec, secure: BankSide | None = None
+        self,
+        make_trainer: Callable[[], Trainer],
+        rule: LocalRule,
+        upload: Codec,
+        secure: BankSide | None = None,
+        failures: Failures | None = None,
     ) -> None:
         self._make_trainer, self._rule, self._upload, self._secure = make_trainer, rule, upload, secure
+        self._receiver = Receiver(upload, rule, failures or Failures())  # for updates that are added up here
 
     @cached_property
     def trainer(self) -> Trainer:
@@ -72,23 +89,27 @@ class ClientActor:
             return self.trainer.new_adapter(seed)
 
     def train(
-        self, jobs: Sequence[TrainJob], kept: Sequence[Tensors], orders: Sequence[Order | None] | None = None
-    ) -> list[tuple[Reply, Tensors]]:
-        """(reply, kept for the next job) of each bank, in the order of jobs. With an order, the update is masked."""
+        self, jobs: Sequence[TrainJob], kept: Sequence[Tensors], orders: Sequence[Order | Summand | None] | None = None
+    ) -> Answers:
+        """What the banks send, in the order of jobs. With an order, an update is masked or goes into a sum."""
         with reported(describe(jobs)):
             start, clock = time.time(), time.perf_counter()
-            trained = self.trainer.train(jobs, [rule_kept(mine) for mine in kept])
+            trained, tree = self.trainer.train(jobs, [rule_kept(mine) for mine in kept]), Tree()
             packed = [
-                self._packed(result, mine, job, order)
+                self._packed(result, mine, job, order, tree)
                 for result, mine, job, order in zip(trained, kept, jobs, orders or [None] * len(jobs), strict=True)
             ]
             work = Work(process_name(), start, time.perf_counter() - clock)
-            return [(replace(reply, work=work), mine) for reply, mine in packed]
+            return Answers([replace(reply, work=work) for reply, _ in packed], [mine for _, mine in packed], tree.nodes)
 
-    def _packed(self, trained: Trained, kept: Tensors, job: TrainJob, order: Order | None) -> tuple[Reply, Tensors]:
-        if order is None:
-            return pack(trained, self._upload, kept, job.seed)
+    def _packed(
+        self, trained: Trained, kept: Tensors, job: TrainJob, order: Order | Summand | None, tree: Tree
+    ) -> tuple[Reply | Received, Tensors]:
         reply, kept = pack(trained, self._upload, kept, job.seed)
+        if order is None:
+            return reply, kept
+        if isinstance(order, Summand):
+            return summed(self._receiver.receive(reply, job), order, tree), kept
         return self._bank_side.masked(reply, trained, job, order, self._rule), kept
 
     @property

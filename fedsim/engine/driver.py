@@ -1,9 +1,10 @@
 """The run: rounds of federated training as one straight path.
 
-    sample -> configure -> send -> train -> decode -> aggregate -> charge -> evaluate -> report
+    sample -> configure -> send -> train -> receive -> aggregate -> charge -> evaluate -> report
 
-Under secure aggregation the driver sees the sum of the updates alone (``engine.secure``).
-Where banks trust the server with bank-level privacy, a curator samples them and stands between decode and aggregate.
+A method that needs the banks' mean alone is given sums that the actors made (``engine.sums``), so that the driver never
+holds all updates. Under secure aggregation it sees no update at all (``engine.secure``).
+Where banks trust the server with bank-level privacy, a curator samples them and stands between receive and aggregate.
 
 The driver knows no Ray: it is given a pool of client actors, leaves its rounds in a store and yields events. Everything
 random is drawn from (seed, round), and updates are aggregated in bank order, so neither the number of actors nor who
@@ -39,7 +40,7 @@ from fedsim.engine.rows import round_row
 from fedsim.engine.secure_uplink import SecureUplink, asked
 from fedsim.engine.store import open_store
 from fedsim.engine.transport import Downlink, digest_of
-from fedsim.engine.uplink import Uplink
+from fedsim.engine.uplink import Receiver, SummingUplink, Uplink
 from fedsim.privacy.accounting import Bound
 from fedsim.privacy.ledger import Charge
 from fedsim.records.summary import Summary
@@ -238,11 +239,14 @@ class Driver:
 
 
 def uplink(plan: Plan, pool: Pool) -> Uplink:
-    """How updates come in: one by one, or as a sum."""
-    if plan.secure_sum is None:
-        return Uplink(plan.upload)
+    """How updates come in: one by one, as sums that were made near the data, or masked."""
     sizes = {info.name: info.num_examples for info in plan.infos}
-    return SecureUplink(plan.secure_sum, plan.rule, sizes, plan.seed, partial(asked, pool))
+    if plan.secure_sum is not None:
+        return SecureUplink(plan.secure_sum, plan.rule, sizes, plan.seed, partial(asked, pool), plan.failures)
+    receiver, sheet = Receiver(plan.upload, plan.rule, plan.failures), plan.strategy.sheet
+    if not sheet.sums_only or plan.curator is not None or plan.audited:  # each update is clipped, or looked at
+        return Uplink(receiver)
+    return SummingUplink(receiver, {bank: 1.0 if sheet.equal_weights else float(n) for bank, n in sizes.items()})
 
 
 def sample(banks: Sequence[str], fraction: float, seed: int, round_: int) -> list[str]:

@@ -1,19 +1,18 @@
-"""The answers of one round: decoded as they come, put in bank order, and what is done about those that do not come."""
+"""The answers of one round: received as they come, put in bank order, and what is done about those that do not come."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from fedsim.core.errors import QuorumError
 from fedsim.core.events import BankDone, Event, Failed
 from fedsim.core.messages import Exchange
 from fedsim.engine.failures import REFUSALS, decide, failed, too_few
 from fedsim.engine.plan import Plan
-from fedsim.engine.pool import Answer, Kept, Pool
+from fedsim.engine.pool import Answer, Kept, Partial, Pool
 from fedsim.engine.transport import Delivery
 from fedsim.engine.uplink import Uplink
-from fedsim.engine.validation import Refused, bounded, require_tensors
 
 
 @dataclass(slots=True)
@@ -59,10 +58,15 @@ def gather(
     before = [kept.get(delivery.to.bank) for delivery in deliveries]
     actions = {one.bank: one.action for one in lost}
     for answer in pool.train(deliveries, before, plan.failures, actions) if deliveries else ():
+        if isinstance(answer, Partial):
+            uplink.add(answer.nodes)
+            continue
+        events: Iterable[Event]
         if isinstance(answer, Answer):
-            gathered.outputs[deliveries[answer.which].to.bank] = answer.reply.digest()
-        taken = _used(answer, plan, uplink, deliveries, exchanges, kept) if isinstance(answer, Answer) else [answer]
-        for told in taken:
+            events = _used(answer, plan, uplink, deliveries, exchanges, gathered.outputs, kept)
+        else:
+            events = [answer]
+        for told in events:
             yield told
             if isinstance(told, Failed) and told.action == "skip":
                 gathered.missing[told.bank] = Missing(told, sent[told.bank])
@@ -78,25 +82,23 @@ def _used(
     uplink: Uplink,
     deliveries: Sequence[Delivery],
     exchanges: dict[int, Exchange],
+    outputs: dict[str, str],
     kept: dict[str, Kept],
 ) -> Iterator[BankDone | Failed]:
     """Take an answer in; or, where it is not fit for use, the failure that it is. One that is clipped is both."""
     delivery = deliveries[answer.which]
     round_, bank = delivery.to.round, delivery.to.bank
-    try:
-        if not answer.reply.problem:
-            require_tensors(answer.reply.delta_shapes, answer.reply.slot_shapes, delivery.job(), plan.rule)
-        update = uplink.unpack(answer.reply, delivery)
-        delta, cut = bounded(update.delta, plan.failures)
-    except Refused as refused:
-        action = decide(plan.failures, refused.cause, 1, 1)
-        yield from failed(refused.cause, round_, [bank], 1, action)
-        return
-    if cut is not None:
-        yield from failed(cut, round_, [bank], 1, "clip")
-    exchanges[answer.which] = Exchange(delivery.job(), replace(update, delta=delta))
-    kept[bank] = answer.kept
-    yield BankDone(round_ + 1, bank, len(exchanges), len(deliveries), answer.reply.work)
+    received = uplink.receive(answer.reply, delivery)
+    outputs[bank] = received.output
+    if received.refused is not None:
+        action = decide(plan.failures, received.refused, 1, 1)
+        yield from failed(received.refused, round_, [bank], 1, action)
+    if received.cut is not None:
+        yield from failed(received.cut, round_, [bank], 1, "clip")
+    if received.update is not None:
+        exchanges[answer.which] = Exchange(delivery.job(), received.update)
+        kept[bank] = answer.kept
+        yield BankDone(round_ + 1, bank, len(exchanges), len(deliveries), received.work)
 
 
 def require_quorum(plan: Plan, missing: Mapping[str, Missing], asked: int) -> None:

@@ -23,7 +23,9 @@ from fedsim.engine.checkpoint import pack_tensors, unpack_tensors
 from fedsim.engine.failures import Decided, decide, failed, of_error
 from fedsim.engine.resources import Actors, cohorts
 from fedsim.engine.secure import Ask
+from fedsim.engine.sums import Nodes
 from fedsim.engine.transport import Address, Delivery, Parcel, Reply
+from fedsim.engine.uplink import Received
 from fedsim.train.values import Scores
 
 Kept = object
@@ -44,8 +46,14 @@ class Answer(NamedTuple):
     """What one bank sent and what it keeps. ``which`` is the index of its delivery."""
 
     which: int
-    reply: Reply
+    reply: Reply | Received
     kept: Kept
+
+
+class Partial(NamedTuple):
+    """What was added up of the updates of some banks, whose answers follow."""
+
+    nodes: Nodes
 
 
 class Pool(Protocol):
@@ -59,7 +67,7 @@ class Pool(Protocol):
 
     def train(
         self, deliveries: Sequence[Delivery], kept: Sequence[Kept], failures: Failures, decided: Decided
-    ) -> Iterator[Answer | Failed | Waiting]:
+    ) -> Iterator[Partial | Answer | Failed | Waiting]:
         """Answers as banks finish, and every attempt that failed; what follows of it is done after it was taken.
 
         Banks that it was ``decided`` to skip are left out. The error of an abort is raised.
@@ -105,7 +113,7 @@ class InlinePool:
 
     def train(
         self, deliveries: Sequence[Delivery], kept: Sequence[Kept], failures: Failures, decided: Decided
-    ) -> Iterator[Answer | Failed | Waiting]:
+    ) -> Iterator[Partial | Answer | Failed | Waiting]:
         work = deque((group, 1) for group in groups(deliveries, self._actors, decided))
         while work:
             group, attempt = work.popleft()
@@ -123,7 +131,9 @@ class InlinePool:
                     again = [group] if action == "retry" else [(index,) for index in group]
                     work.extendleft((part, attempt + 1) for part in reversed(again))
             else:
-                yield from (Answer(index, *answer) for index, answer in zip(group, answers, strict=True))
+                if answers.nodes:
+                    yield Partial(answers.nodes)
+                yield from map(Answer, group, answers.replies, answers.kept)
 
     def messages(self, asks: Sequence[Ask]) -> Iterator[tuple[int, bytes]]:
         yield from enumerate(self._client.messages(asks))

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from fedsim.core.adapter import AdapterState, Tensors
     from fedsim.engine.actor import ClientActor
-    from fedsim.engine.pool import Answer, Kept, OwnJob
+    from fedsim.engine.pool import Answer, Kept, OwnJob, Partial
     from fedsim.engine.secure import Ask
     from fedsim.engine.transport import Address, Delivery, Parcel
     from fedsim.train.values import Scores
@@ -82,11 +82,14 @@ class _Process:
         return self.client.new_adapter(seed)
 
     def train(self, addresses: Sequence[Address], which: Sequence[int], *values: Any) -> tuple[Any, ...]:
-        """(replies, kept of each bank ...). ``values`` are parcels, then each bank's kept; ``which`` is its parcel."""
+        """((replies, sums), kept of each bank ...).
+
+        ``values`` are parcels, then each bank's kept; ``which`` is its parcel.
+        """
         parcels, kept = values[: -len(addresses)], values[-len(addresses) :]
         jobs = [parcels[index].job(to) for to, index in zip(addresses, which, strict=True)]
         answers = self.client.train(jobs, kept, [to.order for to in addresses])
-        return [reply for reply, _ in answers], *(mine for _, mine in answers)
+        return (answers.replies, answers.nodes), *answers.kept
 
     def messages(self, asks: Sequence[Ask]) -> list[bytes]:
         return self.client.messages(asks)
@@ -130,8 +133,8 @@ class RayPool:
 
     def train(
         self, deliveries: Sequence[Delivery], kept: Sequence[Kept], failures: Failures, decided: Decided
-    ) -> Iterator[Answer | Failed | Waiting]:
-        from fedsim.engine.pool import Answer, groups, longest_first
+    ) -> Iterator[Partial | Answer | Failed | Waiting]:
+        from fedsim.engine.pool import Answer, Partial, groups, longest_first
 
         round_, banks = _Round(deliveries, kept), [delivery.to.bank for delivery in deliveries]
         ordered = longest_first(groups(deliveries, self._actors, decided), banks, self._seconds)
@@ -143,7 +146,10 @@ class RayPool:
             call = result.call
             if isinstance(result, Done):
                 self._seconds |= {banks[index]: result.seconds / len(call.banks) for index in call.banks}
-                yield from map(Answer, call.banks, result.value, result.others)
+                replies, nodes = result.value
+                if nodes:
+                    yield Partial(nodes)
+                yield from map(Answer, call.banks, replies, result.others)
                 continue
             cause, concerned = result.cause, [banks[index] for index in call.banks]
             action = decide(failures, cause, call.attempt, len(concerned))

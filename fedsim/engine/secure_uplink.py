@@ -10,16 +10,17 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fedsim.codecs import Payload
+from fedsim.codecs import Codec, Payload
 from fedsim.core import seeds
 from fedsim.core.adapter import Tensors, flatten
 from fedsim.core.errors import FedsimError, QuorumError
 from fedsim.core.messages import Exchange, Update
+from fedsim.core.sections import Failures
 from fedsim.engine.failures import Cause, failed
 from fedsim.engine.gather import Gathered, Missing
 from fedsim.engine.secure import Ask, Coordinates, Order, Step, Terms
 from fedsim.engine.transport import PLAIN, Delivery, Reply
-from fedsim.engine.uplink import Uplink
+from fedsim.engine.uplink import Received, Receiver, Uplink
 from fedsim.secagg.server import Server
 from fedsim.strategies.base import LocalRule
 
@@ -54,6 +55,16 @@ def asked(pool: Asked, asks: Sequence[Ask]) -> list[bytes]:
     return [answers[index] for index in range(len(asks))]
 
 
+class _Sealed(Codec):
+    """What the server makes of a masked vector by itself: nothing."""
+
+    def __init__(self) -> None:
+        super().__init__((), PLAIN.values)
+
+    def decompress(self, payload: Payload, like: Tensors) -> dict[str, Tensor]:
+        return {}
+
+
 class SecureUplink(Uplink):
     """The server's half. ``ask`` puts a step to banks, wherever they are played."""
 
@@ -64,8 +75,9 @@ class SecureUplink(Uplink):
         sizes: Mapping[str, int],
         seed: int,
         ask: Callable[[Sequence[Ask]], list[bytes]],
+        failures: Failures,
     ) -> None:
-        super().__init__(PLAIN)
+        super().__init__(Receiver(_Sealed(), rule, failures))
         self.terms, self.rule, self.sizes, self.seed, self._ask = terms, rule, sizes, seed, ask
         self._round: _Round | None = None
 
@@ -82,14 +94,14 @@ class SecureUplink(Uplink):
         self._count(played.bytes_down, played.mail)
         return [self._ordered(played, bank) for bank in everybody if not self._drops_out(deliveries[bank])]
 
-    def unpack(self, reply: Reply, delivery: Delivery) -> Update:
+    def receive(self, reply: Reply | Received, delivery: Delivery) -> Received:
         """What the server sees of one bank: everything but the values of its update."""
         played = self._played()
-        if not reply.problem:
+        received = super().receive(reply, delivery)
+        if isinstance(reply, Reply) and received.update is not None:
             played.masked[played.names.index(reply.bank)] = reply.delta.body
             played.shapes = reply.delta_shapes
-        seen = super().unpack(replace(reply, delta=Payload(b"", 0), delta_shapes={}), delivery)
-        return replace(seen, bytes_up=reply.delta.num_bytes + reply.slots.num_bytes)
+        return received
 
     def end(self, gathered: Gathered) -> tuple[list[Exchange], Gathered]:
         """([the mean of the banks as one exchange], the round with all bytes and those who have dropped out).

@@ -34,6 +34,7 @@ from fedsim.train.values import Trained
 
 if TYPE_CHECKING:
     from fedsim.engine.secure import Order
+    from fedsim.engine.sums import Summand
 
 PLAIN = pipeline(())
 CODEC_KEPT = "codec/"
@@ -44,12 +45,12 @@ CODEC_KEPT = "codec/"
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Whose job it is, of which round, and its seed. With an order, the update is to leave the bank masked."""
+    """Whose job it is, of which round, and its seed. With an order, the update leaves masked or in a sum."""
 
     round: int
     bank: str
     seed: int
-    order: Order | None = None
+    order: Order | Summand | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,7 @@ class Downlink:
         received = {name: sent.received[name] if name in changed else link.received[name] for name in content}
         self.links[job.bank] = Link(digests, received, sent.residual)
         shape = (job.adapter.rank, job.adapter.scaling, tuple((part.rank, part.scaling) for part in job.frozen))
-        same = (shape, tuple((name, id(tensor)) for name, tensor in received.items()))
+        same = (shape, tuple((name, self._digest(tensor, known)) for name, tensor in received.items()))
         parcel = parcels.setdefault(same, _parcel(job, received))
         return Delivery(Address(job.round, job.bank, job.seed), parcel, sent.num_bytes)
 
@@ -240,7 +241,7 @@ def rule_kept(kept: Tensors) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in kept.items() if not name.startswith(CODEC_KEPT)}
 
 
-def unpack(reply: Reply, codec: Codec, delivery: Delivery) -> Update:
+def unpack(reply: Reply, codec: Codec) -> Update:
     """The server's side. Refused when the message cannot be decoded, or to values that must not reach a mean."""
     if reply.problem:
         raise Refused("not_finite", reply.problem)
@@ -257,7 +258,6 @@ def unpack(reply: Reply, codec: Codec, delivery: Delivery) -> Update:
         num_steps=reply.num_steps,
         slots=slots,
         spend=reply.spend,
-        bytes_down=delivery.num_bytes,
         bytes_up=reply.delta.num_bytes + reply.slots.num_bytes,
         oracle=reply.oracle,
     )

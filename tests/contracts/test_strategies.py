@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fedsim.core.adapter import AdapterState
 from fedsim.core.messages import ServerState
+from fedsim.engine.sums import Tree, mean, term
 from fedsim.strategies import STRATEGIES, Strategy
 from tests.strategies.toy import (
     SHAPES,
@@ -95,6 +96,27 @@ def test_identical_banks_and_a_single_bank_run(name: str) -> None:
     strategy, state, banks = setup(name, same=True)
     play(strategy, state, banks, num_rounds=2)
     play(strategy, state, banks[:1], num_rounds=2)
+
+
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if STRATEGIES[name].sheet.sums_only])
+def test_a_method_that_needs_only_sums_is_served_by_their_mean(name: str) -> None:
+    """What ``engine.uplink.SummingUplink`` gives it, in three rounds of unequal banks."""
+    strategy, banks, kept = STRATEGIES.create(name, {}), new_banks(dtype=torch.float32), {}
+    state = strategy.init(new_adapter(dtype=torch.float32), infos(banks), seed=17)
+    for _ in range(3):
+        exchanges = exchange_all(strategy, state, banks, kept, Local())
+        equal_weights = strategy.sheet.equal_weights
+        weights = [1.0 if equal_weights else float(exchange.update.num_examples) for exchange in exchanges]
+        tree = Tree()
+        for place, (exchange, weight) in enumerate(zip(exchanges, weights, strict=True)):
+            tree.add((0, place), term(exchange.update, weight))
+        delta, slots = mean(tree.total(), sum(weights))
+        total = sum(exchange.update.num_examples for exchange in exchanges)
+        whole = replace(exchanges[0].update, delta=delta, slots=slots, num_examples=total)
+        one = flat(strategy.aggregate(state, [replace(exchanges[0], update=whole)]))
+        state = strategy.aggregate(state, exchanges)
+        for key, tensor in flat(state).items():
+            assert torch.allclose(one[key], tensor, atol=2e-6), key
 
 
 exact_methods = pytest.mark.parametrize("name", [n for n in STRATEGIES if STRATEGIES[n].sheet.exact == "yes"])

@@ -260,7 +260,7 @@ def plan(
 def make_client(of: Plan, faults: Path | None = None, secret: bytes = bytes(32)) -> Callable[[], ClientActor]:
     """What a pool builds its actors from."""
     side = BankSide(of.secure_sum, secret) if of.secure_sum else None
-    return partial(ClientActor, MakeToy(of.rule, faults), of.rule, of.upload, side)
+    return partial(ClientActor, MakeToy(of.rule, faults), of.rule, of.upload, side, of.failures)
 
 
 def same(left: Tensors, right: Tensors) -> bool:

@@ -24,6 +24,7 @@ from fedsim.engine.ray_pool import RayPool
 from fedsim.engine.resources import Actors
 from fedsim.engine.secure import BankSide, Coordinates, Order, Terms
 from fedsim.engine.transport import Delivery, Downlink, Reply, pack
+from fedsim.engine.uplink import Received
 from fedsim.secagg import PROTOCOLS
 from fedsim.secagg.ring import unpack
 from fedsim.secagg.wire import Roster
@@ -107,12 +108,13 @@ def test_the_driver_sees_no_value_of_an_update() -> None:
     seen: list[Update] = []
     driver = Driver(plan, pool_of(plan))
 
-    def watched(reply: Reply, delivery: Delivery) -> Update:
-        update = type(driver.uplink).unpack(driver.uplink, reply, delivery)  # type: ignore[arg-type]
-        seen.append(update)
-        return update
+    def watched(reply: Reply | Received, delivery: Delivery) -> Received:
+        received = type(driver.uplink).receive(driver.uplink, reply, delivery)
+        assert received.update is not None
+        seen.append(received.update)
+        return received
 
-    driver.uplink.unpack = watched  # type: ignore[method-assign]
+    driver.uplink.receive = watched  # type: ignore[method-assign]
     list(driver.run())
     assert [dict(update.delta) for update in seen] == [{}, {}, {}]
     assert [update.num_examples for update in seen] == [10, 20, 30]
@@ -127,7 +129,7 @@ def test_what_leaves_an_actor_is_not_the_update() -> None:
     way = uplink(plan, pool_of(plan))
     orders = [delivery.to.order for delivery in way.begin(Downlink(plan.download, 7).send(jobs))]
     order = orders[1]
-    assert order is not None
+    assert isinstance(order, Order)
     nothing = Trained("north", Outcome({"v": torch.zeros(2000)}, {}, {}), 20, 3, None)
     plain, _ = pack(nothing, plan.upload, {}, 5)
     reply = BankSide(plan.secure_sum, bytes(32)).masked(plain, nothing, jobs[1], order, LocalRule())

@@ -59,7 +59,7 @@ class MakeTrainer:
 
 def make_client(kind: type[Struck], folder: Path, what: str) -> ClientActor:
     of = plan()
-    return ClientActor(MakeTrainer(kind, folder, what), of.rule, of.upload)
+    return ClientActor(MakeTrainer(kind, folder, what), of.rule, of.upload, failures=of.failures)
 
 
 def result(run: Run, reference: Run) -> dict[str, Any]:

@@ -10,10 +10,9 @@ import torch
 from fedsim.codecs import pipeline
 from fedsim.core.errors import QuorumError
 from fedsim.core.events import Served
-from fedsim.core.messages import TrainJob
 from fedsim.core.sections import Failures
-from fedsim.engine import gather, transport
-from fedsim.engine.transport import Downlink, pack, unpack
+from fedsim.engine import transport, uplink
+from fedsim.engine.transport import pack, unpack
 from fedsim.engine.validation import Refused, bounded
 from fedsim.strategies.base import Outcome
 from fedsim.train.values import Trained
@@ -129,8 +128,8 @@ def test_f20_a_bank_that_is_clipped_again_and_again_is_not_left_out(tmp_path) ->
 def test_control_without_the_guards_a_wrong_shape_is_stretched_to_fit_and_a_long_update_wins(
     tmp_path, monkeypatch, reference
 ) -> None:
-    monkeypatch.setattr(gather, "require_tensors", lambda *_: None)
-    monkeypatch.setattr(gather, "bounded", lambda delta, _: (delta, None))
+    monkeypatch.setattr(uplink, "require_tensors", lambda *_: None)
+    monkeypatch.setattr(uplink, "bounded", lambda delta, _: (delta, None))
     fakes.plant(tmp_path, 0, "north", "huge@update")
     run = Run.inline(plan(BOUND), tmp_path)
     assert not run.failed
@@ -147,7 +146,6 @@ def test_a_message_that_cannot_be_decoded_is_refused(codec, body) -> None:
     adapter, chain = fakes.MakeToy()().new_adapter(1), pipeline(codec)
     trained = Trained("east", Outcome(dict(adapter.tensors), {}, {}), num_examples=1, num_steps=1, spend=None)
     reply, _ = pack(trained, chain, {}, seed=1)
-    delivery = Downlink(chain, 1).send([TrainJob(0, "east", adapter)])[0]
-    unpack(reply, chain, delivery)  # control
+    unpack(reply, chain)  # control
     with pytest.raises(Refused, match="cannot be decoded"):
-        unpack(replace(reply, delta=replace(reply.delta, body=body)), chain, delivery)
+        unpack(replace(reply, delta=replace(reply.delta, body=body)), chain)

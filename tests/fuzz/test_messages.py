@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsim.codecs import pipeline
-from fedsim.codecs.base import Payload
+from fedsim.codecs.base import Codec, Payload
 from fedsim.core.adapter import AdapterState
 from fedsim.core.messages import TrainJob, Update
-from fedsim.engine.transport import Downlink, Reply, pack, unpack
-from fedsim.engine.validation import Refused, require_tensors
+from fedsim.core.sections import Failures
+from fedsim.engine.transport import Delivery, Downlink, Reply, pack
+from fedsim.engine.uplink import Receiver
 from fedsim.strategies.base import LocalRule, Outcome
 from fedsim.train.values import Trained
 from tests.fuzz.conftest import seeds
@@ -37,7 +38,7 @@ CHAINS = {
 SIZES = [(), (0,), (1,), (7, 40), (40, 7), (2**31, 2**31), (2**62, 4), (-1, 3), (3, 3, 3)]
 
 
-def sent(chain: str) -> tuple[Reply, object, object]:
+def sent(chain: str) -> tuple[Reply, Codec, Delivery]:
     """(reply, codec, delivery) of a bank that did what it was asked."""
     draws = torch.Generator().manual_seed(1)
     tensors = {"q.A": torch.randn(8, 40, generator=draws), "q.B": torch.randn(40, 8, generator=draws)}
@@ -71,13 +72,9 @@ def damaged(reply: Reply, rng: Random) -> Reply:
     return reply
 
 
-def received(reply: Reply, codec: object, delivery: object) -> Update | None:
-    """As the driver takes it in; None where it is refused."""
-    try:
-        require_tensors(reply.delta_shapes, reply.slot_shapes, delivery.job(), LocalRule())  # type: ignore[attr-defined]
-        return unpack(reply, codec, delivery)  # type: ignore[arg-type]
-    except Refused:
-        return None
+def received(reply: Reply, codec: Codec, delivery: Delivery) -> Update | None:
+    """As the server takes it in; None where it is refused."""
+    return Receiver(codec, LocalRule(), Failures()).receive(reply, delivery.job()).update
 
 
 def examine(chain: str, seed: int) -> bool:
@@ -85,7 +82,7 @@ def examine(chain: str, seed: int) -> bool:
     update = received(damaged(reply, Random(seed)), codec, delivery)
     if update is None:
         return False
-    wanted: Mapping[str, torch.Tensor] = delivery.job().adapter.tensors  # type: ignore[attr-defined]
+    wanted: Mapping[str, torch.Tensor] = delivery.job().adapter.tensors
     assert {name: tensor.shape for name, tensor in update.delta.items()} == {n: t.shape for n, t in wanted.items()}
     assert all(torch.isfinite(tensor).all() for tensor in (*update.delta.values(), *update.slots.values()))
     return True

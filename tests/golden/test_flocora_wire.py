@@ -29,9 +29,9 @@ def test_both_directions_cost_what_the_table_says(depth, rank, bits, ratio):
     delivery = Downlink(chain, 0).send([TrainJob(0, "bank", adapter)])[0]
     delta = map_tensors(lambda tensor: 0.01 * tensor, adapter.tensors)
     trained = Trained("bank", Outcome(delta, {}, {}), num_examples=1, num_steps=1, spend=None)
-    update = unpack(pack(trained, chain, {}, 0)[0], chain, delivery)
+    update = unpack(pack(trained, chain, {}, 0)[0], chain)
     assert round(4 * FULL[depth] / update.bytes_up, 2) == ratio
-    assert update.bytes_down == update.bytes_up
+    assert delivery.num_bytes == update.bytes_up
 
 
 @pytest.mark.parametrize("depth", FULL)
