@@ -7,6 +7,9 @@
 
 Randomness is derived, never drawn from a stream, so there is no random state to save. The bytes depend on the content
 alone: equal states give equal files.
+
+Checksums say that the files are those that were written, not who wrote them: a run directory may come from elsewhere.
+So what is read is held against the types above, and nothing is allocated by a size that a file claims.
 """
 
 from __future__ import annotations
@@ -14,29 +17,62 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Annotated
 
 import safetensors
 import safetensors.torch
+import torch
+from pydantic import Field, ValidationError
 from torch import Tensor
 
-from fedsim.core.adapter import AdapterState, Tensors
+from fedsim.core.adapter import AdapterState, Tensors, factor
 from fedsim.core.errors import CheckpointError
 from fedsim.core.messages import BankInfo, ServerState
+from fedsim.core.registry import Config
 from fedsim.engine.transport import Link
 
-BANK_FIELDS = tuple(field.name for field in fields(BankInfo))
 STATE, SERVER, LINKS = "state.json", "server.safetensors", "links.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A state between two rounds. ``kept`` is by bank, as its pool wrote it: bytes that nobody looks into."""
+    """A state between two rounds. ``kept`` is by bank, as its pool wrote it: it is seen to be tensors, and carried."""
 
     state: ServerState
     links: Mapping[str, Link]
     kept: Mapping[str, bytes]
+
+
+Place = Annotated[int, Field(ge=0)]
+
+
+class _Outline(Config):
+    rank: int = Field(ge=0)
+    scaling: float
+    names: tuple[str, ...]
+
+
+class _Bank(Config):
+    name: str
+    num_examples: int = Field(ge=0)
+    rank: int = Field(ge=0)
+    scaling: float
+
+
+class _Links(Config):
+    banks: dict[str, tuple[Place, Place, Place]]
+    rows: tuple[dict[str, str], ...]
+
+
+class _State(Config):
+    """``state.json``."""
+
+    round: int = Field(ge=0)
+    adapter: _Outline
+    frozen: tuple[_Outline, ...]
+    banks: tuple[_Bank, ...]
+    links: _Links
 
 
 def pack_tensors(tensors: Tensors) -> bytes:
@@ -51,7 +87,9 @@ def unpack_tensors(data: bytes) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = safetensors.torch.load(data)
         return tensors
     except safetensors.SafetensorError as error:
-        raise CheckpointError(f"a checkpoint holds tensors that cannot be read: {error}") from error
+        raise CheckpointError(f"its tensors cannot be read: {error}") from error
+    except (KeyError, RuntimeError) as error:  # a type that torch does not have, an empty shape beyond all integers
+        raise CheckpointError(f"its tensors cannot be read: {type(error).__name__}: {error}") from error
 
 
 def files_of(
@@ -64,7 +102,7 @@ def files_of(
         "round": state.round,
         "adapter": _outline(state.adapter),
         "frozen": [_outline(adapter) for adapter in state.frozen],
-        "banks": [{name: getattr(bank, name) for name in BANK_FIELDS} for bank in state.banks],
+        "banks": [asdict(bank) for bank in state.banks],
         "links": {"banks": wires, "rows": shelf.rows},
     }
     server = {f"adapter/{name}": tensor for name, tensor in state.adapter.tensors.items()}
@@ -79,25 +117,70 @@ def files_of(
 
 
 def saved_from(files: Mapping[str, bytes]) -> Saved:
-    """The inverse of ``files_of``. CheckpointError when the files are not of one."""
+    """The inverse of ``files_of``. CheckpointError, which begins with a file's name, when the files are not of one."""
+    values = _state(_file(files, STATE))
+    server = _Tensors(SERVER, _file(files, SERVER))
+    adapter = server.adapter("adapter/", values.adapter)
+    frozen = tuple(server.adapter(f"frozen/{index}/", outline) for index, outline in enumerate(values.frozen))
+    slots = server.rest("slots/")
+    banks = tuple(BankInfo(**dict(bank)) for bank in values.banks)
+    links = _links(values.links, _Tensors(LINKS, _file(files, LINKS)).rest(""))
+    places = {_kept_name(place): bank.name for place, bank in enumerate(banks)}
+    for name in sorted(files.keys() - places.keys() - {STATE, SERVER, LINKS}):
+        raise CheckpointError(f"{name} belongs to none of the {len(banks)} banks")
+    kept = {bank: files[name] for name, bank in places.items() if name in files}
+    for name in places.keys() & files.keys():
+        _Tensors(name, files[name])
+    return Saved(ServerState(values.round, adapter, banks, frozen, slots), links, kept)
+
+
+def require_fits(state: ServerState, first: ServerState) -> None:
+    """CheckpointError when a state is not of the run that began with ``first``: of other banks, or of another model.
+
+    A method may change ranks from round to round, and nothing else of an adapter's tensors.
+    """
+    if [(b.name, b.num_examples) for b in state.banks] != [(b.name, b.num_examples) for b in first.banks]:
+        raise CheckpointError("it is of other banks, or of banks with other numbers of rows")
+    found, wanted = state.adapter.tensors, first.adapter.tensors
+    for name in sorted(found.keys() | wanted.keys()):
+        if name not in found or name not in wanted:
+            holder = "it has no" if name in wanted else "the model has no"
+            raise CheckpointError(f"{holder} tensor {name}")
+        if _sizes(name, state.adapter) != _sizes(name, first.adapter):
+            left, right = tuple(found[name].shape), tuple(wanted[name].shape)
+            raise CheckpointError(f"{name} has shape {left} at rank {state.adapter.rank}, the model's has {right}")
+        if not torch.isfinite(found[name]).all():
+            raise CheckpointError(f"{name} holds values that are not finite")
+
+
+def _sizes(name: str, adapter: AdapterState) -> tuple[object, ...]:
+    """A tensor's shape, with its rank by name where the tensor has one."""
+    shape: list[object] = list(adapter.tensors[name].shape)
+    for axis in {"A": (0,), "B": (1,), "R": (0, 1)}.get(factor(name), ()):
+        if axis < len(shape) and shape[axis] == adapter.rank:
+            shape[axis] = "rank"
+    return tuple(shape)
+
+
+def _file(files: Mapping[str, bytes], name: str) -> bytes:
+    if name not in files:
+        raise CheckpointError(f"{name} is missing")
+    return files[name]
+
+
+def _state(data: bytes) -> _State:
     try:
-        values: dict[str, Any] = json.loads(files[STATE])
-        server, shelf = unpack_tensors(files[SERVER]), unpack_tensors(files[LINKS])
-        banks = tuple(BankInfo(**bank) for bank in values["banks"])
-        state = ServerState(
-            round=values["round"],
-            adapter=_adapter(values["adapter"], _under("adapter/", server)),
-            banks=banks,
-            frozen=tuple(
-                _adapter(outline, _under(f"frozen/{index}/", server)) for index, outline in enumerate(values["frozen"])
-            ),
-            slots=_under("slots/", server),
-        )
-        links = _links(values["links"], shelf)
-    except (KeyError, ValueError, TypeError, IndexError) as error:
-        raise CheckpointError(f"a checkpoint cannot be read: {type(error).__name__}: {error}") from error
-    kept = {bank.name: files[name] for place, bank in enumerate(banks) if (name := _kept_name(place)) in files}
-    return Saved(state, links, kept)
+        values = _State.model_validate_json(data, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise CheckpointError(f"{STATE} cannot be read: {f'{where}: ' if where else ''}{first['msg']}") from error
+    names = [bank.name for bank in values.banks]
+    if len(set(names)) < len(names):
+        raise CheckpointError(f"{STATE} has two banks of one name")
+    if not values.links.banks.keys() <= set(names):
+        raise CheckpointError(f"{STATE} links.banks: there is no bank {min(values.links.banks.keys() - set(names))!r}")
+    return values
 
 
 def _kept_name(place: int) -> str:
@@ -108,12 +191,31 @@ def _outline(adapter: AdapterState) -> dict[str, object]:
     return {"rank": adapter.rank, "scaling": adapter.scaling, "names": list(adapter.tensors)}
 
 
-def _adapter(outline: Mapping[str, Any], tensors: Tensors) -> AdapterState:
-    return AdapterState({name: tensors[name] for name in outline["names"]}, outline["rank"], outline["scaling"])
+class _Tensors:
+    """The tensors of one file, each of which is asked for once."""
 
+    def __init__(self, file: str, data: bytes) -> None:
+        self._file = file
+        try:
+            self._left = unpack_tensors(data)
+        except CheckpointError as error:
+            raise CheckpointError(f"{file}: {error}") from error
 
-def _under(start: str, tensors: Tensors) -> dict[str, Tensor]:
-    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+    def adapter(self, start: str, outline: _Outline) -> AdapterState:
+        tensors = {}
+        for name in outline.names:
+            tensor = self._left.pop(f"{start}{name}", None)
+            if tensor is None or tensor.dtype != torch.float32:
+                raise CheckpointError(f"{self._file} has no float32 tensor {start}{name}, which {STATE} lists")
+            tensors[name] = tensor
+        return AdapterState(tensors, outline.rank, outline.scaling)
+
+    def rest(self, start: str) -> dict[str, Tensor]:
+        """All that is left, by its name behind ``start``."""
+        for name in self._left:
+            if not name.startswith(start):
+                raise CheckpointError(f"{self._file} has a tensor {name!r}, which {STATE} does not list")
+        return {name.removeprefix(start): tensor for name, tensor in self._left.items()}
 
 
 class _Shelf:
@@ -148,20 +250,32 @@ class _Shelf:
         return place
 
 
-def _links(values: Mapping[str, Any], shelf: Tensors) -> dict[str, Link]:
+def _links(values: _Links, shelf: Tensors) -> dict[str, Link]:
     """Banks that shared a residual share one again: what is equal is encoded once, as before."""
-    rows: list[dict[str, str]] = values["rows"]
     shared: dict[int, dict[str, Tensor]] = {}
 
     def tensors(place: int) -> dict[str, Tensor]:
         if place not in shared:
-            shared[place] = {name: shelf[label] for name, label in rows[place].items()}
+            shared[place] = {name: shelf[label] for name, label in values.rows[place].items()}
         return shared[place]
 
     def digests(place: int) -> dict[str, bytes]:
-        return {name: bytes.fromhex(digest) for name, digest in rows[place].items()}
+        return {name: bytes.fromhex(digest) for name, digest in values.rows[place].items()}
 
-    return {
-        bank: Link(digests(known), tensors(received), tensors(residual))
-        for bank, (known, received, residual) in values["banks"].items()
-    }
+    try:
+        links = {
+            bank: Link(digests(known), tensors(received), tensors(residual))
+            for bank, (known, received, residual) in values.banks.items()
+        }
+    except (KeyError, ValueError, IndexError) as error:
+        raise CheckpointError(f"{STATE} links: {type(error).__name__}: {error}") from error
+    for bank, link in links.items():
+        if link.digests.keys() != link.received.keys():
+            raise CheckpointError(f"{STATE} links.banks: {bank!r} did not receive what it is said to know")
+    distinct = {(id(link.received), id(link.residual)): (bank, link) for bank, link in links.items() if link.residual}
+    for bank, link in distinct.values():
+        for name, tensor in link.residual.items():
+            like = link.received.get(name, tensor)
+            if tensor.shape != like.shape or tensor.dtype != torch.float32 or not torch.isfinite(tensor).all():
+                raise CheckpointError(f"{STATE} links.banks: the residual of {name} for {bank!r} cannot be one")
+    return links

@@ -27,10 +27,11 @@ import torch
 
 from fedsim.core import seeds
 from fedsim.core.adapter import map_tensors
-from fedsim.core.errors import FedsimError
+from fedsim.core.errors import CheckpointError, FedsimError
 from fedsim.core.events import Event, Failed, Finished, RoundRow, Seen, Served
 from fedsim.core.messages import Exchange, ServerState, Update
 from fedsim.engine import account
+from fedsim.engine.checkpoint import require_fits
 from fedsim.engine.evaluation import Evaluated, evaluate, own_adapters
 from fedsim.engine.failures import REFUSALS, Offences
 from fedsim.engine.gather import Gathered, Missing, gather, require_quorum
@@ -82,10 +83,13 @@ class Driver:
         yield plan.started(notes)
         for row in rows:
             yield from self._retold(row, clock)
+        first = plan.strategy.init(self.pool.new_adapter(plan.seed), plan.infos, plan.seed)
         if state is None:
-            state = plan.strategy.init(self.pool.new_adapter(plan.seed), plan.infos, plan.seed)
+            state = first
             self._stage(state)
             yield self._committed(state, Gathered(), evaluate(plan, self.pool, state, self.kept), clock)
+        else:
+            self._require_fits(state, first)
         turn = self._next(state)
         while turn is not None:
             trained = yield from self._train(state, turn)
@@ -116,6 +120,15 @@ class Driver:
         self.kept.update({bank: self.pool.load(data) for bank, data in saved.kept.items()})
         notes += [f"Damaged: {what}; going back to round {saved.state.round}." for what in passed]
         return saved.state, rows, (*notes, f"Resumed after round {saved.state.round} of {self.plan.num_rounds}.")
+
+    def _require_fits(self, state: ServerState, first: ServerState) -> None:
+        try:
+            require_fits(state, first)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{self.plan.run_dir}: round {state.round} is not of this run: {error}; go on with the model and the "
+                "versions that it began with, or begin again in another directory"
+            ) from error
 
     def _mended(self) -> bool:
         return self.ledger.mend({info.name: account.price(self.plan, info.name) for info in self.plan.infos})

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from fedsim.core.errors import BudgetError, CheckpointError
 from fedsim.core.events import BankRow, Failed, RoundRow
 from fedsim.core.messages import ServerState
-from fedsim.engine.checkpoint import Saved, files_of, saved_from
+from fedsim.engine.checkpoint import STATE, Saved, files_of, saved_from
 from fedsim.engine.transport import Link
 from fedsim.privacy.ledger import TORN, Log
 from fedsim.records import wal
@@ -133,7 +133,17 @@ class RunStore:
         if not found.head:
             self._rounds.adopt(found, self._beside())
         self._manifest = found.manifest
-        return saved_from(found.files), rows, found.notes
+        try:
+            saved = saved_from(found.files)
+            if saved.state.round != found.round:
+                raise CheckpointError(f"{STATE} is of round {saved.state.round}")
+            return saved, rows, found.notes
+        except CheckpointError as error:
+            place = self._rounds.place(found.round)
+            raise CheckpointError(
+                f"{place}/{error}; its checksums are right, so it was not this run that wrote it: remove {place} to go "
+                "on from the round before, or begin again in another directory"
+            ) from error
 
     def inputs(self, round_: int) -> str:
         manifest = self._staged.manifest if self._staged else self._manifest

@@ -61,6 +61,10 @@ class Rounds:
         """``writer`` tells the unfinished work of one process from another's."""
         self.folder, self._disk, self._guard, self._writer = folder, disk, guard, writer
 
+    def place(self, round_: int) -> Path:
+        """Where a round's files are."""
+        return self.folder / ROUNDS / _name(round_)
+
     # -------------------------------------------------------------------------------------------------- writing
 
     def stage(self, round_: int, files: Iterable[tuple[str, bytes]], previous: str) -> Staged:
@@ -93,7 +97,7 @@ class Rounds:
         """Make a staged round the one that counts. ``extra`` goes into HEAD beside it."""
         self._guard()
         disk, rounds = self._disk, self.folder / ROUNDS
-        final = rounds / _name(staged.round)
+        final = self.place(staged.round)
         head = {"round": staged.round, "manifest": staged.manifest, "previous": staged.previous, **extra}
         try:
             if final.name in disk.names(rounds):  # of a try that did not get as far as HEAD, or damaged

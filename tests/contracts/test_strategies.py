@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fedsim.core.adapter import AdapterState
 from fedsim.core.messages import ServerState
+from fedsim.engine.checkpoint import require_fits
 from fedsim.engine.sums import Tree, mean, term
 from fedsim.strategies import STRATEGIES, Strategy
 from tests.strategies.toy import (
@@ -78,11 +79,11 @@ every_method = pytest.mark.parametrize("name", list(STRATEGIES))
 def test_three_rounds_with_unequal_banks_run(name: str) -> None:
     strategy, state, banks = setup(name)
     kept: dict = {}
+    first, names = state, state.adapter.tensors.keys()
     for number in range(3):
-        names = state.adapter.tensors.keys()
         state = play(strategy, state, banks, kept=kept)
         assert state.round == number + 1
-        assert state.adapter.tensors.keys() == names
+        require_fits(state, first)  # a resume asks for it: names and sizes stay, but for ranks
     for tensor in flat(state).values():
         assert tensor.dtype == torch.float32
         assert tensor.device.type == "cpu"

@@ -11,9 +11,10 @@ import torch
 
 from fedsim.codecs import pipeline
 from fedsim.core.adapter import AdapterState
+from fedsim.core.errors import CheckpointError
 from fedsim.core.events import BankDone, Event, Finished, RoundRow, Served, Started
 from fedsim.core.messages import BankInfo, ServerState
-from fedsim.engine.checkpoint import files_of, pack_tensors, saved_from, unpack_tensors
+from fedsim.engine.checkpoint import files_of, pack_tensors, require_fits, saved_from, unpack_tensors
 from fedsim.engine.driver import Driver
 from fedsim.engine.plan import Plan
 from fedsim.engine.pool import InlinePool
@@ -78,6 +79,32 @@ def test_a_downlink_goes_on_with_what_banks_received() -> None:
         assert fakes.same(one.parcel.adapter.tensors, other.parcel.adapter.tensors)
     assert len({id(delivery.parcel) for delivery in right}) == 1, "banks that share a download still share it"
     assert dict(files_of(first, whole.links, [])) == dict(files_of(first, again.links, []))
+
+
+def other_tensor(name: str, *shape: int) -> ServerState:
+    return replace(state(), adapter=state().adapter.with_tensors({name: torch.ones(shape)}))
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (replace(state(), banks=state().banks[:1]), "of other banks"),
+        (replace(state(), banks=(replace(state().banks[0], num_examples=9), state().banks[1])), "numbers of rows"),
+        (other_tensor("k.A", 2, 3), "the model has no tensor k.A"),
+        (replace(state(), adapter=AdapterState({"q.A": torch.ones(2, 3)}, 2, 1.0)), "it has no tensor q.B"),
+        (other_tensor("q.A", 2, 4), r"q.A has shape \(2, 4\) at rank 2, the model's has \(2, 3\)"),
+        (other_tensor("q.B", 4, 1), r"q.B has shape \(4, 1\) at rank 2, the model's has \(4, 2\)"),
+        (replace(state(), adapter=adapter(float("nan"))), "q.A holds values that are not finite"),
+    ],
+)
+def test_a_state_of_another_run_is_told(other: ServerState, told: str) -> None:
+    with pytest.raises(CheckpointError, match=told):
+        require_fits(other, state())
+
+
+def test_ranks_may_change_within_a_run() -> None:
+    pruned = replace(state(), adapter=adapter(0.1, rank=1), banks=(replace(state().banks[0], rank=1), state().banks[1]))
+    require_fits(pruned, state())
 
 
 # ------------------------------------------------------------------------------------------------------------ resume
