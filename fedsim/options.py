@@ -75,6 +75,9 @@ Embeddings = Annotated[
 CrossCheck = Annotated[
     bool, typer.Option("--cross-check", help="Also the worst bank's epsilon by a third accountant (PRV, 30 s).")
 ]
+Measure = Annotated[
+    bool, typer.Option("--measure", help="Also load the model and time training here: the best train.max_rows (1 min).")
+]
 Folders = Annotated[list[Path], typer.Argument(help="Run directories, or folders that hold some.", metavar="DIR")]
 MetricName = Annotated[str | None, typer.Option(help="The metric. Default: the first that all runs have.")]
 Address = Annotated[str | None, typer.Option(metavar="URL", help="The cluster, e.g. http://127.0.0.1:8265.")]

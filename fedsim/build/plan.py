@@ -2,13 +2,13 @@
 
 The data are read and split, because sampling rates depend on the banks' sizes; of the model only the shapes are known,
 no weights. Every number comes from the mechanisms, accountants and codecs that the run itself uses. What epsilon does
-not cover is listed with it.
+not cover is listed with it. Only ``build.measure_rows`` loads the model and trains, if asked for.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,19 @@ ALWAYS_OPEN = (
 AS_WEIGHTS = "the number of rows of each bank as its weight in the mean"
 
 
-def plan(path: Path, overrides: Sequence[str] = (), cross_check: bool = False) -> Plan:
-    """The plan of a scenario file as plain values, with a third accountant's epsilon if asked for.
+def plan(
+    path: Path,
+    overrides: Sequence[str] = (),
+    cross_check: bool = False,
+    measure: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Plan:
+    """The plan of a scenario file as plain values; with a third accountant's epsilon and measured, if asked for.
 
-    ScenarioError, DataError as ``fedsim run`` would raise them."""
+    ``tell`` is told how measuring goes. ScenarioError, DataError and, if measured, ModelError as of ``fedsim run``.
+    """
     from fedsim.build.joins import joins_of
+    from fedsim.build.measure_rows import measured
     from fedsim.build.mechanisms import bank_plans, make_mechanisms, of_customers, together
     from fedsim.build.prepare import load_corpus
     from fedsim.build.split import divide, needed, training_banks
@@ -55,14 +63,17 @@ def plan(path: Path, overrides: Sequence[str] = (), cross_check: bool = False) -
     scenario = one.scenario
     with one.document.placing():
         corpus = load_corpus(scenario)
-        banks = divide(scenario, corpus, needed(scenario, corpus)).banks
+        division = divide(scenario, corpus, needed(scenario, corpus))
+        banks = division.banks
         trained = training_banks(scenario, banks)
         late = joins_of(scenario, corpus, trained)
         made = make_mechanisms(scenario.privacy, bank_plans(scenario, trained, len(banks), corpus.units, late))
         mechanisms = list(made.values())
         told = plan_of(scenario, mechanisms, of_customers(made, together(scenario, trained, corpus.units)))
         told = {**told, "wire": wire(scenario, corpus, banks)}
-        return {**told, "cross_check": checked(mechanisms)} if cross_check else told
+        if cross_check:
+            told = {**told, "cross_check": checked(mechanisms)}
+        return {**told, "measured": measured(scenario, corpus, division, tell)} if measure else told
 
 
 def wire(scenario: Scenario, corpus: Corpus, banks: tuple[BankRows, ...]) -> Mapping[str, Any]:
@@ -202,4 +213,9 @@ def as_text(told: Plan) -> str:
         *(f"  {line}" for line in told["not_protected"]),
     )
     header = ("bank", "train", "rate", "noise", "epsilon", "tight", "budget")
-    return Table(header, (tuple(rows),), notes).text()
+    text = Table(header, (tuple(rows),), notes).text()
+    if "measured" not in told:
+        return text
+    from fedsim.build.measure_rows import as_text as text_of
+
+    return f"{text}\n\n{text_of(told['measured'])}"

@@ -102,7 +102,11 @@ class Train(Section):
     betas: Annotated[tuple[float, float], Field(strict=False)] = Field(default=(0.9, 0.999), description="of adamw")
     lr_schedule: Literal["constant", "cosine"] = Field(default="constant", description="over the rounds")
     min_lr: float = Field(default=0.0, ge=0, description="where the cosine ends")
-    max_rows: int = Field(default=64, ge=1, description="rows in one forward pass: memory, never the result")
+    max_rows: int = Field(
+        default=64,
+        ge=1,
+        description="rows in one forward pass: memory, speed (fedsim plan --measure), of the result only its rounding",
+    )
 
     @field_validator("local_steps")
     @classmethod

@@ -160,10 +160,7 @@ class Driver:
         plan, banks, round_ = self.plan, self.plan.joined(state.round), state.round
         if round_ >= plan.num_rounds:
             return None
-        if plan.curator is None:
-            cohort = plan.strategy.arrivals(state) or sample(banks, plan.client_fraction, plan.seed, round_)
-        else:
-            cohort = plan.curator.cohort(banks, plan.seed, round_)
+        cohort = drawn(plan, state)
         barred = {one.bank: one for one in self.offences.barred(round_, cohort)}
         paying = plan.curator.paying(banks, cohort) if plan.curator else [bank for bank in cohort if bank not in barred]
         charge = account.charge(plan, self.store, round_ + 1, paying)
@@ -260,6 +257,14 @@ def uplink(plan: Plan, pool: Pool) -> Uplink:
     if not sheet.sums_only or plan.curator is not None or plan.audited:  # each update is clipped, or looked at
         return Uplink(receiver)
     return SummingUplink(receiver, {bank: 1.0 if sheet.equal_weights else float(n) for bank, n in sizes.items()})
+
+
+def drawn(plan: Plan, state: ServerState) -> list[str]:
+    """The banks of a round in bank order, as the method, a trusted server or ``client_fraction`` has it."""
+    banks = plan.joined(state.round)
+    if plan.curator is not None:
+        return plan.curator.cohort(banks, plan.seed, state.round)
+    return plan.strategy.arrivals(state) or sample(banks, plan.client_fraction, plan.seed, state.round)
 
 
 def sample(banks: Sequence[str], fraction: float, seed: int, round_: int) -> list[str]:

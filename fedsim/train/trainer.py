@@ -119,7 +119,7 @@ class Trainer:
         for step in range(max(context.num_steps for context in contexts)):
             active = [bank for bank, context in enumerate(contexts) if step < context.num_steps]
             batches = [
-                self._batch(context, mechanisms[bank], step) if bank in active else Drawn.of_rows(NOTHING)
+                self.drawn(context.job, step) if bank in active else Drawn.of_rows(NOTHING)
                 for bank, context in enumerate(contexts)
             ]
             grads = gradients.sums(batches, self.local.train.max_rows, tallies)
@@ -141,9 +141,11 @@ class Trainer:
         scales = torch.tensor([self.local.rule.lr_scale(name) for name in names])
         return scales.repeat_interleave(torch.tensor(sizes)).to(state.device)
 
-    def _batch(self, context: LocalContext, mechanism: Mechanism, step: int) -> Drawn:
-        rows, plan = self.local.banks[context.job.bank].train, mechanism.plan
-        source = mechanism.source(context.job, "batch", step)
+    def drawn(self, job: TrainJob, step: int) -> Drawn:
+        """The rows of a bank in one local step (from 0): the same whenever it is asked."""
+        mechanism = self.local.mechanisms[job.bank]
+        rows, plan = self.local.banks[job.bank].train, mechanism.plan
+        source = mechanism.source(job, "batch", step)
         if plan.sampling == "fixed":
             return fixed_rows(rows, round(plan.batch_size), source)
         if mechanism.rows_per_unit is None or self.local.units is None:
