@@ -17,7 +17,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from fedsim.core.errors import CheckpointError, LockedError
 from fedsim.records.disk import DISK, refusal, replace_file
@@ -47,6 +46,13 @@ class Holder:
         except PermissionError:
             pass
         return self.start == _start_of(self.pid)
+
+    @property
+    def sound(self) -> bool:
+        """Whether it can be what a process wrote of itself."""
+        numbers = [self.epoch, *([] if self.pid is None else [self.pid])]
+        texts = (self.start, self.host, self.since)
+        return all(type(n) is int and 0 < n < 2**31 for n in numbers) and all(isinstance(text, str) for text in texts)
 
     @property
     def here(self) -> bool:
@@ -105,13 +111,15 @@ def holder_of(folder: Path) -> Holder | None:
     """Who holds a run directory, or held it last; None where nobody has. CheckpointError when that cannot be told."""
     path = folder / LOCK
     try:
-        values: dict[str, Any] = json.loads(DISK.read(path))
-        return Holder(**values)
+        holder = Holder(**json.loads(DISK.read(path)))
+        if not holder.sound:
+            raise ValueError("other types than were written")
+        return holder
     except FileNotFoundError:
         return None
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged; if no process uses this run: --steal-lock") from error
 
 

@@ -27,6 +27,7 @@ from fedsim.records.wal import unguarded
 FORMAT = 1
 HEAD, ROUNDS, MANIFEST = "HEAD", "rounds", "MANIFEST.json"
 KEPT_ROUNDS = 2
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)  # JSON of something else
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,46 +180,60 @@ class Rounds:
             head = json.loads(self._disk.read(self.folder / HEAD))
             names = {name: str(head[name]) for name in ("manifest", "previous")}
             return {**head, **names, "round": int(head["round"])}, []
-        except (ValueError, KeyError, TypeError):
+        except (*UNREADABLE, OSError):
             return None, [f"{HEAD} is not readable"]
 
     def _verified(self, name: str, wanted: str | None) -> tuple[int, str, str, dict[str, bytes]]:
-        place = self.folder / ROUNDS / name
-        here, there = f"{ROUNDS}/{name}", set(self._disk.names(place))
-        if MANIFEST not in there:
-            raise _Damage(f"{here}/{MANIFEST} is missing")
-        raw = self._disk.read(place / MANIFEST)
+        place, here = self.folder / ROUNDS / name, f"{ROUNDS}/{name}"
+        try:
+            there = set(self._disk.names(place))
+        except OSError as error:
+            raise _Damage(f"{here} cannot be read: {_reason(error)}") from error
+        raw = self._read(name, MANIFEST, there)
         digest = hashlib.sha256(raw).hexdigest()
         if wanted is not None and digest != wanted:
             raise _Damage(f"{here}/{MANIFEST} is not the one that was committed")
         try:
             manifest = json.loads(raw)
-            number, previous, listed = int(manifest["round"]), str(manifest["previous"]), dict(manifest["files"])
-        except (ValueError, KeyError, TypeError) as error:
+            number, previous, format_ = int(manifest["round"]), str(manifest["previous"]), manifest.get("format")
+            listed = {file: (entry["size"], entry["sha256"]) for file, entry in manifest["files"].items()}
+        except UNREADABLE as error:
             raise _Damage(f"{here}/{MANIFEST} is not readable") from error
-        if manifest.get("format") != FORMAT:
-            raise CheckpointError(f"{place} has format {manifest.get('format')}, this fedsim reads {FORMAT}: upgrade")
+        if format_ != FORMAT:
+            raise CheckpointError(f"{place} has format {format_}, this fedsim reads {FORMAT}: upgrade")
         if _name(number) != name:
             raise _Damage(f"{here}/{MANIFEST} is of round {number}")
         for extra in sorted(there - set(listed) - {MANIFEST}):
             raise _Damage(f"{here}/{extra} does not belong there")
-        files = {file: self._checked(place / file, entry, there) for file, entry in listed.items()}
+        files = {file: self._checked(name, file, entry, there) for file, entry in listed.items()}
         return number, digest, previous, files
 
-    def _checked(self, path: Path, entry: Mapping[str, Any], there: set[str]) -> bytes:
-        here = f"{ROUNDS}/{path.parent.name}/{path.name}"
-        if path.name not in there:
-            raise _Damage(f"{here} is missing")
-        data = self._disk.read(path)
-        if len(data) != entry["size"]:
-            raise _Damage(f"{here} has {len(data)} bytes instead of {entry['size']}")
-        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+    def _checked(self, name: str, file: str, entry: tuple[Any, Any], there: set[str]) -> bytes:
+        """One file of a round, which has the size and the SHA-256 that the manifest says."""
+        data, here = self._read(name, file, there), f"{ROUNDS}/{name}/{file}"
+        size, digest = entry
+        if len(data) != size:
+            raise _Damage(f"{here} has {len(data)} bytes instead of {size}")
+        if hashlib.sha256(data).hexdigest() != digest:
             raise _Damage(f"{here} is damaged (SHA-256 differs)")
         return data
+
+    def _read(self, name: str, file: str, there: set[str]) -> bytes:
+        """A file that the folder itself says to hold: a manifest may name others, anywhere on the disk."""
+        if file not in there:
+            raise _Damage(f"{ROUNDS}/{name}/{file} is missing")
+        try:
+            return self._disk.read(self.folder / ROUNDS / name / file)
+        except OSError as error:
+            raise _Damage(f"{ROUNDS}/{name}/{file} cannot be read: {_reason(error)}") from error
 
 
 class _Damage(Exception):
     """Why a round cannot be used."""
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
 
 
 def _name(round_: int) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fedsim.core.errors import FedsimError
+from fedsim.core.errors import CheckpointError, FedsimError
 from fedsim.records.disk import DISK, Disk, refusal, replace_file
 
 HEADER = 18  # bytes before the record
@@ -36,7 +36,7 @@ class Log:
         disk: Disk = DISK,
         guard: Callable[[], None] = unguarded,
     ) -> None:
-        """Reads what is there. ``damaged`` is raised, with the line, when there is a gap."""
+        """Reads what is there. CheckpointError when it cannot; ``damaged``, with the line, when there is a gap."""
         self.path, self._disk, self._guard = path, disk, guard
         self.records: list[Record] = []
         self.torn = False
@@ -46,6 +46,9 @@ class Log:
             data = disk.read(path)
         except FileNotFoundError:
             data = b""
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise CheckpointError(f"cannot read {path}: {reason}; mend this and resume") from error
         self._read(data, damaged)
 
     def _read(self, data: bytes, damaged: type[FedsimError]) -> None:
@@ -127,6 +130,6 @@ def _record(line: bytes) -> dict[str, Any] | None:
         return None
     try:
         record = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None

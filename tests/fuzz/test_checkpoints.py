@@ -9,49 +9,39 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import math
 import re
 import shutil
-import struct
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import pytest
 import torch
 
 import fedsim
 from fedsim.core.errors import CheckpointError, FedsimError
+from fedsim.core.events import Started
 from fedsim.core.messages import ServerState
 from fedsim.engine.checkpoint import STATE, files_of, pack_tensors, saved_from, unpack_tensors
 from fedsim.engine.transport import Link
+from fedsim.records.lock import acquire, release
 from fedsim.records.rounds import MANIFEST
 from fedsim.records.wal import Log
 from tests.calling import Command
 from tests.engine.test_checkpoint import state
 from tests.faults import toys
 from tests.fuzz.conftest import seeds
-
-Files = Mapping[str, bytes]
-Damage = Callable[[Files], Iterator[Files]]
-VALUES = (None, True, -1, 0, 1, 2.5, 2**63, 10**30, 1e308, float("nan"), "", "x", "é\0", [], [[1]], {}, {"a": 1})
-TYPES = ("F64", "F16", "I64", "U8", "BOOL", "C64", "F8_E5M2", "F8_E8M0", "F4", "nix")
-SHAPES = (
-    [],
-    [0],
-    [7],
-    [2**30],
-    [2**40],
-    [2**62, 4],
-    [2**63, 2**63],
-    [0, 2**62, 2**62],
-    [2**31, 0, 2**31],
-    [-1],
-    [1] * 99,
+from tests.fuzz.contents import (
+    DAMAGES,
+    Damage,
+    Files,
+    claims,
+    edits,
+    lengths,
+    other_tensors,
+    other_values,
+    texts,
 )
-LENGTHS = (0, 1, 7, 8, 2**31 - 1, 2**31, 2**40, 2**63 - 1, 2**63, 2**64 - 1)
 
 
 def whole() -> dict[str, bytes]:
@@ -64,124 +54,6 @@ def whole() -> dict[str, bytes]:
 
 
 NAMES = tuple(whole())
-
-
-# ---------------------------------------------------------------------------------------------------------- damages
-
-
-def cut(files: Files) -> Iterator[Files]:
-    """Every file at every length."""
-    for name, data in files.items():
-        yield from ({**files, name: data[:size]} for size in range(len(data)))
-
-
-def flipped(files: Files) -> Iterator[Files]:
-    """Every bit of every file."""
-    for name, data in files.items():
-        for place in range(8 * len(data)):
-            changed = bytearray(data)
-            changed[place // 8] ^= 1 << place % 8
-            yield {**files, name: bytes(changed)}
-
-
-def other_values(files: Files) -> Iterator[Files]:
-    """Every place in the JSON of ``state.json`` and of the headers holds something else, or is not there."""
-    for name, data in files.items():
-        text, body = (data, None) if name == STATE else split(data)
-        for changed in edits(json.loads(text), TYPES + SHAPES if body is not None else ()):
-            written = json.dumps(changed).encode()
-            yield {**files, name: written if body is None else joined(written, body)}
-
-
-def other_text(files: Files) -> Iterator[Files]:
-    """JSON that is not what it seems: keys twice, nothing, two values, nested without end, not UTF-8."""
-    for name, data in files.items():
-        text, body = (data, None) if name == STATE else split(data)
-        twice = (text[:-1] + b"," + text[1:], text.replace(b":", b':0,"x":', 1), text.replace(b"{", b'{"round":1,', 1))
-        endless = (b"[" * 100_000, b'{"a":' * 100_000, b"9" * 10_000, b'"' + b"a" * 10_000)
-        for written in (
-            *twice,
-            *endless,
-            b"",
-            b" ",
-            text * 2,
-            text + b"\0",
-            b"\xff\xfe" + text,
-            text.decode().encode("utf-16"),
-        ):
-            yield {**files, name: written if body is None else joined(written, body)}
-
-
-def lengths(files: Files) -> Iterator[Files]:
-    """The header of a file of tensors is as long as never was one, and there is more behind its tensors, or less."""
-    for name, data in files.items():
-        if name == STATE:
-            continue
-        right = struct.unpack("<Q", data[:8])[0]
-        for length in (*LENGTHS, right - 8, right - 1, right + 1, right + 8, len(data)):
-            yield {**files, name: struct.pack("<Q", length) + data[8:]}
-        for more in (b"\0", bytes(8), bytes(4096), data):
-            yield {**files, name: data + more}
-
-
-def claims(files: Files) -> Iterator[Files]:
-    """One tensor that takes next to nothing in its file, and says that it has any type, shape and place."""
-    for name, kind, shape, size in itertools.product(files, ("F32", *TYPES), SHAPES, (0, 4, 2**32, 2**62)):
-        if name != STATE:
-            header = {"adapter/q.A": {"dtype": kind, "shape": shape, "data_offsets": [0, size]}}
-            yield {**files, name: joined(json.dumps(header).encode(), bytes(min(size, 4)))}
-
-
-def other_files(files: Files) -> Iterator[Files]:
-    """A file is not there, is another one, or there is one too many."""
-    for name, other in itertools.permutations(files, 2):
-        yield {**files, name: files[other]}
-        yield {key: data for key, data in files.items() if key not in (name, other)}
-    for name in files:
-        yield {key: data for key, data in files.items() if key != name}
-    for name in ("kept-0002.safetensors", "kept-9999.safetensors", "../x", "notes.txt"):
-        yield {**files, name: files["kept-0001.safetensors"]}
-
-
-DAMAGES = (cut, flipped, other_values, other_text, lengths, claims, other_files)
-
-
-def edits(value: Any, more: tuple[object, ...]) -> Iterator[Any]:
-    for path in paths(value):
-        for other in (*VALUES, *more):
-            yield edited(value, path, other)
-        if path:
-            yield edited(value, path, ...)
-
-
-def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    yield path
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in inner:
-        yield from paths(item, (*path, key))
-
-
-def edited(value: Any, path: tuple[Any, ...], other: Any) -> Any:
-    """A copy with something else at a place, or without the place."""
-    if not path:
-        return other
-    copy = value.copy()
-    if len(path) == 1 and other is ...:
-        del copy[path[0]]
-    else:
-        copy[path[0]] = edited(value[path[0]], path[1:], other)
-    return copy
-
-
-def split(data: bytes) -> tuple[bytes, bytes]:
-    """(the JSON of a safetensors file, its tensors)."""
-    end = 8 + struct.unpack("<Q", data[:8])[0]
-    return data[8:end], data[end:]
-
-
-def joined(header: bytes, body: bytes) -> bytes:
-    header += b" " * (-len(header) % 8)
-    return struct.pack("<Q", len(header)) + header + body
 
 
 # ---------------------------------------------------------------------------------------------------------- reading
@@ -256,37 +128,20 @@ def test_all_of_each_damage(damage: Damage, fuzz_report) -> None:
 # ------------------------------------------------------------------------------------------------------ a whole run
 
 
-def other_tensors(files: Files) -> Iterator[Files]:
-    """Good files of good tensors: one has another type, shape, name or value, or is not there, or is one too many."""
-    for name in files.keys() - {STATE}:
-        tensors = unpack_tensors(files[name])
-        yield {**files, name: pack_tensors({})}
-        yield {**files, name: pack_tensors({**tensors, "extra": torch.ones(1)})}
-        for key, tensor in tensors.items():
-            rest = {other: value for other, value in tensors.items() if other != key}
-            yield {**files, name: pack_tensors(rest)}
-            yield {**files, name: pack_tensors({**rest, f"{key}x": tensor})}
-            yield from ({**files, name: pack_tensors({**rest, key: change(tensor)})} for change in CHANGES)
-
-
-CHANGES: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (
-    *(partial(torch.Tensor.to, dtype=kind) for kind in (torch.float64, torch.bool, torch.uint16, torch.float8_e5m2)),
-    *(
-        lambda t: t.reshape(-1),
-        lambda t: t.new_zeros(()),
-        lambda t: t[:0],
-        lambda t: t[:1],
-        lambda t: torch.cat([t, t]),
-    ),
-    *(lambda t: t.T if t.dim() == 2 else t[None], lambda t: t + math.nan, lambda t: t * 3e38 * 10, lambda t: t + 1),
-)
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy's directory after three of four rounds, left in good order."""
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    toys.run(toys.plan(folder, 3))
+    release(acquire(folder, steal=True))
+    return folder
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A toy's directory after three of four rounds."""
-    folder = tmp_path_factory.mktemp("stopped") / "run"
-    toys.run(toys.plan(folder, 3))
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory that it becomes when nothing happens."""
+    folder = tmp_path_factory.mktemp("ended") / "run"
+    toys.run(toys.plan(folder, 4))
     return folder
 
 
@@ -345,12 +200,11 @@ KEPT = {f"kept-{place:04d}.safetensors" for place in range(3)}
 
 
 def test_a_round_that_is_signed_again_is_used(stopped: Path, tmp_path: Path) -> None:
-    toys.run(toys.plan(tmp_path / "whole", 4))
     assert gone_on(stopped, tmp_path / "run", newest(stopped)) == "used"
     assert json.loads((tmp_path / "run" / "HEAD").read_text())["round"] == 4
 
 
-def test_the_remedy_that_is_named_is_one(stopped: Path, tmp_path: Path) -> None:
+def test_the_remedy_that_is_named_is_one(stopped: Path, ended: Path, tmp_path: Path) -> None:
     """Without the round that cannot be used the run comes to the bits of one in which nothing happened."""
     run = tmp_path / "run"
     assert gone_on(stopped, run, {**newest(stopped), STATE: b"{}"}) == "exit 6"
@@ -358,9 +212,8 @@ def test_the_remedy_that_is_named_is_one(stopped: Path, tmp_path: Path) -> None:
         toys.run(toys.plan(run, 4))
     shutil.rmtree(run / "rounds" / "000003")
     toys.run(toys.plan(run, 4))
-    toys.run(toys.plan(tmp_path / "whole", 4))
-    assert toys.hashes(run) == toys.hashes(tmp_path / "whole")
-    assert toys.charged(run) == toys.charged(tmp_path / "whole")
+    assert toys.hashes(run) == toys.hashes(ended)
+    assert toys.charged(run) == toys.charged(ended)
 
 
 def test_runs_go_on_from_some_rounds_that_are_signed_again(stopped: Path, tmp_path: Path) -> None:
@@ -381,6 +234,76 @@ def test_runs_go_on_from_many_rounds_that_are_signed_again(
         for _, files in zip(seeds(len(cases)), cases, strict=False):
             counts[gone_on(stopped, tmp_path / "run", files)] += 1
     assert counts["exit 6"]
+
+
+# ------------------------------------------------------------------------------------------- what says which round
+
+
+def around(run: Path) -> Iterator[dict[str, bytes | None]]:
+    """New contents of HEAD, of LOCK, and of the newest manifest where HEAD is gone, which would vouch for it."""
+    manifest = f"rounds/000003/{MANIFEST}"
+    for name, others in (("HEAD", {}), (manifest, {"HEAD": None}), ("LOCK", {})):
+        text = (run / name).read_bytes()
+        yield from ({**others, name: json.dumps(changed).encode()} for changed in edits(json.loads(text), ()))
+        yield from ({**others, name: other} for other in texts(text))
+
+
+def taken_up(stopped: Path, ended: Path, run: Path, files: Mapping[str, bytes | None]) -> str:
+    """How a run goes on whose directory holds these files: to its own bits, if it does."""
+    shutil.rmtree(run, ignore_errors=True)
+    shutil.copytree(stopped, run)
+    for name, data in files.items():
+        if data is None:
+            (run / name).unlink()
+        else:
+            (run / name).write_bytes(data)
+    refusal, code = "", 0
+    try:
+        release(acquire(run))
+        toys.run(toys.plan(run, 4))
+    except FedsimError as error:
+        refusal, code = str(error), error.exit_code
+    assert "\n" not in refusal
+    assert code in (0, 5, 6)
+    if code:
+        assert str(run) in refusal
+        return f"exit {code}"
+    assert toys.hashes(run) == toys.hashes(ended)
+    assert toys.charged(run) == toys.charged(ended)
+    return "same bits"
+
+
+def test_runs_go_on_after_some_other_heads_and_locks(stopped: Path, ended: Path, tmp_path: Path) -> None:
+    for files in Random(6).sample(list(around(stopped)), 30):
+        taken_up(stopped, ended, tmp_path / "run", files)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_runs_go_on_after_all_other_heads_and_locks(stopped: Path, ended: Path, tmp_path: Path, fuzz_report) -> None:
+    cases = list(around(stopped))
+    Random(1).shuffle(cases)
+    with fuzz_report("a toy's HEAD, MANIFEST.json without HEAD, LOCK") as counts:
+        for _, files in zip(seeds(len(cases)), cases, strict=False):
+            counts[taken_up(stopped, ended, tmp_path / "run", files)] += 1
+    assert counts["exit 6"]
+    assert counts["same bits"]
+
+
+def test_a_manifest_reads_no_file_outside_its_round(stopped: Path, tmp_path: Path) -> None:
+    """It lists one that the folder has, too: the name alone would do."""
+    shutil.copytree(stopped, tmp_path / "run")
+    (tmp_path / "secret").write_bytes(b"x")
+    place = tmp_path / "run" / "rounds" / "000003"
+    (place / "secret").write_bytes(b"x")
+    manifest = json.loads((place / MANIFEST).read_text())
+    entry = {"size": 1, "sha256": sha256(b"x")}
+    manifest["files"] |= {"secret": entry, f"{tmp_path}/secret": entry}
+    (place / MANIFEST).write_text(json.dumps(manifest))
+    (tmp_path / "run" / "HEAD").unlink()
+    started = toys.run(toys.plan(tmp_path / "run", 4))[0]
+    assert isinstance(started, Started)
+    assert any(f"{tmp_path}/secret is missing; going back to round 2" in note for note in started.notes)
 
 
 # ------------------------------------------------------------------------------------------------- the whole command

@@ -1,6 +1,6 @@
 """A toy's run directory with broken, missing, swapped and foreign files: it goes on to its own bits, or is refused.
 
-The toy is small enough for hundreds of cases; ``test_checkpoints`` does the same to the whole command.
+Checksums tell most of this; what they do not is in ``test_checkpoints``.
 """
 
 from __future__ import annotations
@@ -96,6 +96,13 @@ def remove(run: Path, runs: Runs, rng: Random) -> None:
     (run / rng.choice(files_in(run))).unlink()
 
 
+def folder_instead(run: Path, runs: Runs, rng: Random) -> None:
+    """A folder in a file's place."""
+    path = run / rng.choice(files_in(run))
+    path.unlink()
+    path.mkdir()
+
+
 def remove_round(run: Path, runs: Runs, rng: Random) -> None:
     shutil.rmtree(run / "rounds" / f"{rng.choice((STOPPED - 1, STOPPED)):06d}", ignore_errors=True)
 
@@ -138,6 +145,7 @@ DAMAGES: dict[str, Callable[[Path, Runs, Random], None]] = {
     "truncated": truncate,
     "last lines gone": drop_lines,
     "file removed": remove,
+    "folder in its place": folder_instead,
     "round removed": remove_round,
     "swapped between rounds": swap,
     "of an earlier time": from_before,
