@@ -103,6 +103,8 @@ def measured(scenario: Scenario, corpus: Corpus, division: Division, tell: Tell)
 
 def measure(job: Job, tell: Tell) -> Measured:
     """The same for a job."""
+    if not job.plan.num_rounds:
+        return {"unknown": "the method trains nothing"}
     trainer = job.make_client.make_trainer()
     bench = Bench(trainer, first_cohort(job, trainer))
     present = trainer.local.train.max_rows
@@ -254,10 +256,9 @@ def _shortened(mechanism: Mechanism, steps: int) -> Mechanism:
 
 def as_text(told: Measured) -> str:
     """A table of the sizes, how they were measured, and the line to write."""
-    where = f"{_many(len(told['banks']), 'bank')} in one actor, alone"
-    where += f", {_many(told['threads'], 'thread')} on {told['device']}"
     if "unknown" in told:
-        return f"train.max_rows: not measured ({told['unknown']}; {where})"
+        return f"train.max_rows: not measured ({told['unknown']})"
+    where = f"{_many(len(told['banks']), 'bank')} in one actor, alone, {_many(told['threads'], 'thread')}"
     rows = []
     for one in told["sizes"]:
         tokens, growth = one["tokens_per_s"], one["peak_bytes"]
@@ -266,7 +267,7 @@ def as_text(told: Measured) -> str:
     laps = max(one["laps"] for one in told["sizes"])
     rows_of = f"{told['rows']} rows in {_many(told['steps'], 'local step')}, at most {told['rows_of_a_step']} in one"
     notes = [
-        f"{where}; {rows_of}",
+        f"{where} on {told['device']}; {rows_of}",
         *([f"larger ones were not tried: {told['ended']}"] if told["ended"] else []),
         *([f"no time for {FEW} laps: differences below {CLOSE_IF_FEW:.0%} say nothing"] if laps < FEW else []),
         *([f"not told apart from the fastest: {_listed(told['as_good'])}"] if len(told["as_good"]) > 1 else []),

@@ -16,6 +16,7 @@ import torch
 
 from fedsim.build import measure_rows
 from fedsim.build.measure_rows import Bench, as_text, choose, sizes_for
+from fedsim.build.plan import as_text as plan_text
 from fedsim.build.plan import plan
 from fedsim.core.errors import ResourceError
 from fedsim.train.trainer import Trainer
@@ -83,9 +84,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure_rows, "ENOUGH_S", 0.0)
 
 
-def written(folder: Path, more: str = "") -> Path:
+def written(folder: Path) -> Path:
     path = folder / "f.yaml"
-    path.write_text(FILE + more)
+    path.write_text(FILE)
     return path
 
 
@@ -139,6 +140,13 @@ def test_what_does_not_fit_ends_the_way_up(tmp_path: Path, monkeypatch: pytest.M
     text = as_text(told)
     assert "16 rows at once do not fit into GPU memory" in text
     assert "the present 16 was not measured" in text
+
+
+def test_a_method_without_training_has_nothing_to_measure(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    path.write_text(FILE.partition("privacy:")[0] + "strategy: {kind: zero_shot}\n")
+    told = plan(path, measure=True)
+    assert "not measured (the method trains nothing)" in plan_text(told)
 
 
 @pytest.mark.usefixtures("quick")
