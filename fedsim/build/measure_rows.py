@@ -46,7 +46,7 @@ ENOUGH_S, MOST_STEPS = 0.5, 8  # as many local steps as take half a second, so t
 SLOWER = 1.15  # twice in a row: larger sizes are not tried
 FAR = 1.5  # times as slow as the fastest at the first look: no laps
 CLOSE = 0.03  # of the time: no difference that is worth a change
-FEW, CLOSE_IF_FEW = 3, 0.10  # with fewer laps than FEW, noise alone makes as much
+FEW, CLOSE_IF_FEW = 3, 0.10  # with fewer laps, noise alone makes as much, and the first look counts as one
 
 NOWHERE = "no run directory"
 
@@ -68,14 +68,16 @@ def choose(laps: Sequence[Mapping[int, float]], present: int) -> Choice:
     """From seconds by size, of the same sizes in every lap.
 
     A size is as good as the fastest if its median ratio to it is close to 1, or if it was the faster of the two in a
-    quarter of the laps.
+    quarter of the laps; of few laps, if it was close in any.
     """
     seconds = {size: median(lap[size] for lap in laps) for size in laps[0]}
     fastest = min(seconds, key=lambda size: (seconds[size], size))
     ratios = {size: [lap[size] / lap[fastest] for lap in laps] for size in seconds}
-    limit = 1 + (CLOSE if len(laps) >= FEW else CLOSE_IF_FEW)
-    close = [size for size in sorted(seconds) if median(ratios[size]) <= limit]
-    noisy = [size for size in seconds if len(laps) >= FEW and quantiles(ratios[size], method="inclusive")[0] <= 1]
+    if len(laps) < FEW:
+        noisy = [size for size in seconds if min(ratios[size]) <= 1 + CLOSE_IF_FEW]
+    else:
+        noisy = [size for size in seconds if quantiles(ratios[size], method="inclusive")[0] <= 1]
+    close = [size for size in sorted(seconds) if median(ratios[size]) <= 1 + CLOSE]
     as_good = tuple(sorted({*close, *noisy}))
     best = present if present in as_good else close[0]
     gain = median(lap[present] / lap[best] for lap in laps) if present in seconds else None
@@ -128,7 +130,8 @@ def measure(job: Job, tell: Tell) -> Measured:
     if not looked.lap:
         return {**told, "unknown": looked.ended}
     near = {size: s for size, s in looked.lap.items() if s <= FAR * min(looked.lap.values()) or size == here}
-    laps = bench.laps(near, tell) or [near]
+    laps = bench.laps(near, tell)
+    laps = laps if len(laps) >= FEW else [near, *laps]
     choice = choose(laps, here)
     seconds = {**looked.lap, **choice.seconds}
     by_size = [
@@ -176,10 +179,9 @@ class Bench:
 
     def warm_up(self, size: int) -> None:
         """Decide on the number of steps, and run what is run only once: lower layers, libraries."""
-        self._train(size)
-        affordable = int(ENOUGH_S / self._train(size))
-        self.steps = max(1, min(affordable, MOST_STEPS, max(plan.steps_per_round for plan in self._plans.values())))
-        if self.steps > 1:
+        if self._train(size) < 2 * ENOUGH_S:  # even the first time
+            affordable = int(ENOUGH_S / self._train(size))
+            self.steps = max(1, min(affordable, MOST_STEPS, max(plan.steps_per_round for plan in self._plans.values())))
             self._train(size)
 
     def drawn(self) -> tuple[int, int | None, int]:
@@ -269,7 +271,7 @@ def as_text(told: Measured) -> str:
     notes = [
         f"{where} on {told['device']}; {rows_of}",
         *([f"larger ones were not tried: {told['ended']}"] if told["ended"] else []),
-        *([f"no time for {FEW} laps: differences below {CLOSE_IF_FEW:.0%} say nothing"] if laps < FEW else []),
+        *(["no time for more laps: small differences say nothing"] if laps < FEW else []),
         *([f"not told apart from the fastest: {_listed(told['as_good'])}"] if len(told["as_good"]) > 1 else []),
         f"train: {{max_rows: {told['max_rows']}}}  # {_verdict(told)}",
     ]

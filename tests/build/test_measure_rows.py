@@ -50,6 +50,8 @@ resources: {banks_per_actor: 2}
         ([{8: 1.0, 16: 1.2}, {8: 1.3, 16: 1.2}, {8: 1.0, 16: 1.1}, {8: 1.1, 16: 1.0}], 16, 16, (8, 16), 1.0),
         ([{8: 2.0, 16: 1.0}] * 3, 64, 16, (16,), None),  # the present one did not fit
         ([{8: 1.0, 16: 1.08}], 16, 16, (8, 16), 1.0),  # a single lap shows only what is large
+        ([{8: 1.0, 16: 1.2}, {8: 1.2, 16: 1.0}], 16, 16, (8, 16), 1.0),  # few laps that contradict each other
+        ([{8: 1.0, 16: 1.2}, {8: 1.0, 16: 1.3}], 16, 8, (8,), 1.25),
         ([{8: 1.0, 16: 1.08}] * 3, 16, 8, (8,), 1.08),
     ],
 )
@@ -81,7 +83,7 @@ def test_sizes_that_make_a_difference(most: int, present: int, sizes: list[int])
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure_rows, "MOST_LAPS", 1)
-    monkeypatch.setattr(measure_rows, "ENOUGH_S", 0.0)
+    monkeypatch.setattr(measure_rows, "ENOUGH_S", 1000.0)
 
 
 def written(folder: Path) -> Path:
@@ -101,7 +103,7 @@ def test_the_first_cohort_is_trained_and_nothing_is_left(
     whole = json.loads(out)
     told, there = whole["measured"], [bank for bank in whole["banks"] if bank != "bank-00"]
     assert told["banks"] == there[1:]  # of three banks, one is alone in its cohort; bank-00 joins late
-    assert (told["rows"], told["rows_of_a_step"], told["steps"], told["threads"]) == (20, 20, 1, 1)
+    assert (told["rows"], told["rows_of_a_step"], told["steps"], told["threads"]) == (40, 20, 2, 1)
     assert [one["max_rows"] for one in told["sizes"]] == [8, 16, 32]
     assert all(one["rows_per_s"] > 0 and one["tokens_per_s"] > one["rows_per_s"] for one in told["sizes"])
     assert told["max_rows"] in (8, 16, 32)
