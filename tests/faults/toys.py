@@ -31,7 +31,7 @@ def plan(folder: Path, num_rounds: int = 3, cap: float | None = None, **how: boo
     """Personal adapters, error feedback both ways, two of three banks in a round."""
     codec = pipeline([("topk", {"density": 0.5, "error_feedback": True})])
     toy = fakes.plan(fakes.Personal(), num_rounds, client_fraction=0.7, upload=codec, download=codec, cap=cap)
-    return replace(toy, store=store(folder, **how))
+    return replace(toy, store=store(folder, **how), run_dir=str(folder))
 
 
 def run(toy: Plan) -> list[Event]:

@@ -43,6 +43,8 @@ from tests.fuzz.contents import (
     texts,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore:Casting complex")  # numbers of no run
+
 
 def whole() -> dict[str, bytes]:
     """The files of a round: frozen adapters, slots of three types, a lossy download's residual, what one bank keeps."""
@@ -192,7 +194,7 @@ def gone_on(stopped: Path, run: Path, files: Files) -> str:
         return "exit 6"
     changed = {name for name in files if files[name] != newest(stopped).get(name)}
     assert changed <= KEPT, "nobody but its bank knows what shape that has what it keeps"
-    assert re.match(r"round 4, bank \w+ \(seed \d+\): ", refusal)
+    assert re.match(r"round \d, bank '?(east|north|west)\b", refusal)
     return "its bank's work fails"
 
 
