@@ -55,8 +55,8 @@ class CohortState:
     def __init__(self, starts: Sequence[AdapterState], trained: Sequence[str], device: torch.device) -> None:
         self.ranks = [start.rank for start in starts]
         self.starts, self.device = list(starts), device
-        rank = max(self.ranks)
-        padded = [start.tensors if start.rank == rank else pad(start.tensors, rank) for start in starts]
+        self.rank = max(self.ranks)
+        padded = [start.tensors if start.rank == self.rank else pad(start.tensors, self.rank) for start in starts]
         names = sorted(trained)
         self.layout = Layout(tuple(names), tuple(tuple(padded[0][name].shape) for name in names))
         rows = [flatten({name: tensors[name] for name in names}) for tensors in padded]
@@ -75,12 +75,17 @@ class CohortState:
 
     def add_noise(self, grads: Tensor, bank: int, noise: Tensor) -> None:
         """Add a flat noise vector (in the bank's own layout) to row ``bank`` of ``grads``."""
+        if self.ranks[bank] == self.rank:
+            grads[bank] += noise.to(self.device)
+            return
         views = self.bank_views(grads, bank)
         for name, part in unflatten(noise.to(self.device), views).items():
             views[name] += part
 
     def num_trained(self, bank: int) -> int:
         """Trainable values of one bank: what is clipped, noised and counted."""
+        if self.ranks[bank] == self.rank:
+            return self.layout.size
         return sum(view.numel() for view in self.bank_views(self.params, bank).values())
 
     def adapter(self, bank: int) -> AdapterState:
