@@ -7,9 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from fedsim.engine.cluster import Cluster
 from fedsim.engine.resources import Actors
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Threads that wait for a core which others use make the tiny products of tests many times slower."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

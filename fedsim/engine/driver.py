@@ -253,10 +253,11 @@ def uplink(plan: Plan, pool: Pool) -> Uplink:
     sizes = {info.name: info.num_examples for info in plan.infos}
     if plan.secure_sum is not None:
         return SecureUplink(plan.secure_sum, plan.rule, sizes, plan.seed, partial(asked, pool), plan.failures)
-    receiver, sheet = Receiver(plan.upload, plan.rule, plan.failures), plan.strategy.sheet
-    if not sheet.sums_only or plan.curator is not None or plan.audited:  # each update is clipped, or looked at
+    receiver = Receiver(plan.upload, plan.rule, plan.failures)
+    if plan.curator is not None or plan.audited or not plan.strategy.sheet.sums_only:  # each is clipped or looked at
         return Uplink(receiver)
-    return SummingUplink(receiver, {bank: 1.0 if sheet.equal_weights else float(n) for bank, n in sizes.items()})
+    equal = plan.strategy.sheet.equal_weights
+    return SummingUplink(receiver, {bank: 1.0 if equal else float(size) for bank, size in sizes.items()})
 
 
 def drawn(plan: Plan, state: ServerState) -> list[str]:
