@@ -8,10 +8,13 @@ from statistics import median
 
 import psutil
 import pytest
+import torch
 
 from fedsim.core.errors import ResourceError
 from fedsim.core.sections import Failures
 from fedsim.engine import slots
+from fedsim.engine.actor import reported
+from fedsim.engine.failures import Cause
 from fedsim.engine.ray_pool import SAMPLES, RayPool
 from tests.engine import fakes
 from tests.faults.runs import Run, plan
@@ -54,6 +57,25 @@ def test_a_process_that_ran_out_of_gpu_memory_is_not_used_again(on_ray, ray_pool
     assert len(pids(ray_pool) & before) == 1
 
 
+@pytest.mark.ray
+def test_control_a_process_that_is_not_thought_spoilt_is_used_again(on_ray, ray_pool, ray_faults, monkeypatch) -> None:
+    fakes.plant(ray_faults, 0, "east", "gpu")
+    monkeypatch.setattr(Cause, "spoils_process", False)
+    before = pids(ray_pool)
+    assert len(on_ray().failed) == 1
+    list(ray_pool.ready())
+    assert pids(ray_pool) == before
+
+
+@pytest.mark.gpu
+def test_what_a_gpu_raises_is_understood() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    _, num_bytes = torch.cuda.mem_get_info()
+    with pytest.raises(ResourceError, match=r"^round 1: out of GPU memory; lower train\.max_rows"), reported("round 1"):
+        torch.empty(2 * num_bytes, dtype=torch.uint8, device="cuda")
+
+
 def test_gpu_memory_that_never_suffices_ends_the_run_with_its_own_code(tmp_path) -> None:
     fakes.plant(tmp_path, 0, "east", "gpu", times=3)
     run = Run.inline(plan(), tmp_path)
@@ -87,7 +109,7 @@ def test_a_process_that_survives_ray_s_kill_is_killed_by_its_id(monkeypatch) -> 
         time.sleep(60)
         os._exit(0)
     os.close(writer)
-    slot = slots._Slot(slots.State.SUSPECT, None, None, time.monotonic(), process=psutil.Process(child))
+    slot = slots._Slot(slots.State.SUSPECT, None, None, None, time.monotonic(), process=psutil.Process(child))
     try:
         assert not slots._gone(slot), "it is given time"
         monkeypatch.setattr(slots, "END_S", 0.0)
