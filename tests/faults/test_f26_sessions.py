@@ -25,7 +25,7 @@ CALL = Call("round 1, bank 'east'", "train", ())
 def bare(number: int) -> Slots:
     """Slots without actors, of which nothing starts."""
     made = Slots.__new__(Slots)
-    made._slots = [slots._Slot(State.IDLE, None, None, 0.0) for _ in range(number)]
+    made._slots = [slots._Slot(State.IDLE, None, None, None, 0.0) for _ in range(number)]
     made._window = number
     return made
 
