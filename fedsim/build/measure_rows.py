@@ -7,7 +7,8 @@ written into the scenario.
 What is timed is the scenario's own training: the cohort of the first round with the most rows, as one actor trains it,
 with an actor's threads, for a few local steps, the same rows with every size. A first look at each size, upward, finds
 what fits, how much memory it takes and what is far too slow; the others are timed lap by lap, every lap in another
-order, and compared within laps, so that whatever else the machine does falls on all of them. Lower layers that are run
+order, and compared within laps, so that whatever else the machine does falls on all of them. Of an actor with one
+thread, CPU seconds are taken: on a busy machine they tell more than the clock on the wall. Lower layers that are run
 once per row (``models.prefix``) have been run before, as in all but the first steps of a run. One actor trains alone
 here: others beside it share caches and memory bandwidth. Evaluation, which keeps no gradients, takes as many rows at
 once and is not timed. What is trained is thrown away.
@@ -19,12 +20,12 @@ import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import median, quantiles
 from typing import Any
 
 import psutil
 import torch
 
+from fedsim.build.laps import FEW, choose
 from fedsim.build.prepare import Job, check_model, make_job, share_out, tokenise
 from fedsim.build.split import Division
 from fedsim.core import seeds
@@ -45,43 +46,11 @@ LIMIT_S, MOST_LAPS = 60.0, 9
 ENOUGH_S, MOST_STEPS = 0.5, 8  # as many local steps as take half a second, so that there is time for laps
 SLOWER = 1.15  # twice in a row: larger sizes are not tried
 FAR = 1.5  # times as slow as the fastest at the first look: no laps
-CLOSE = 0.03  # of the time: no difference that is worth a change
-FEW, CLOSE_IF_FEW = 3, 0.10  # with fewer laps, noise alone makes as much, and the first look counts as one
 
 NOWHERE = "no run directory"
 
 Measured = Mapping[str, Any]
 Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """What the laps say."""
-
-    seconds: Mapping[int, float]  # of a training, by size: the median over laps
-    as_good: tuple[int, ...]  # sizes that are not told apart from the fastest
-    best: int  # the one to write down: the present one if it is as good, else the smallest that is close to the fastest
-    gain: float | None  # how much faster than the present one; None where that was not measured
-
-
-def choose(laps: Sequence[Mapping[int, float]], present: int) -> Choice:
-    """From seconds by size, of the same sizes in every lap.
-
-    A size is as good as the fastest if its median ratio to it is close to 1, or if it was the faster of the two in a
-    quarter of the laps; of few laps, if it was close in any.
-    """
-    seconds = {size: median(lap[size] for lap in laps) for size in laps[0]}
-    fastest = min(seconds, key=lambda size: (seconds[size], size))
-    ratios = {size: [lap[size] / lap[fastest] for lap in laps] for size in seconds}
-    if len(laps) < FEW:
-        noisy = [size for size in seconds if min(ratios[size]) <= 1 + CLOSE_IF_FEW]
-    else:
-        noisy = [size for size in seconds if quantiles(ratios[size], method="inclusive")[0] <= 1]
-    close = [size for size in sorted(seconds) if median(ratios[size]) <= 1 + CLOSE]
-    as_good = tuple(sorted({*close, *noisy}))
-    best = present if present in as_good else close[0]
-    gain = median(lap[present] / lap[best] for lap in laps) if present in seconds else None
-    return Choice(seconds, as_good, best, gain)
 
 
 def sizes_for(most: int, present: int) -> list[int]:
@@ -119,6 +88,7 @@ def measure(job: Job, tell: Tell) -> Measured:
         "rows_of_a_step": most,
         "threads": job.actors.threads,
         "device": str(trainer.model.device),
+        "seconds": "CPU" if bench.clock is time.process_time else "wall",
         "present": present,
     }
     if not rows:
@@ -131,7 +101,7 @@ def measure(job: Job, tell: Tell) -> Measured:
         return {**told, "unknown": looked.ended}
     near = {size: s for size, s in looked.lap.items() if s <= FAR * min(looked.lap.values()) or size == here}
     laps = bench.laps(near, tell)
-    laps = laps if len(laps) >= FEW else [near, *laps]
+    laps = laps if len(laps) >= FEW else [near, *laps]  # the first look then counts as one
     choice = choose(laps, here)
     seconds = {**looked.lap, **choice.seconds}
     by_size = [
@@ -175,6 +145,8 @@ class Bench:
         self.trainer, self.jobs = trainer, list(jobs)
         self._whole, self._end = trainer.local, time.perf_counter() + LIMIT_S
         self._plans = {job.bank: trainer.local.mechanisms[job.bank].plan for job in jobs}
+        on_one = trainer.model.device.type == "cpu" and torch.get_num_threads() == 1
+        self.clock = time.process_time if on_one else time.perf_counter
         self.steps = 1
 
     def warm_up(self, size: int) -> None:
@@ -228,25 +200,26 @@ class Bench:
         return None
 
     def laps(self, first: Mapping[int, float], tell: Tell) -> list[Mapping[int, float]]:
-        """Seconds by size, again and again while there is time for as much as in the ``first`` look."""
+        """Seconds by size, again and again while there is time for as much as in the lap before."""
         found: list[Mapping[int, float]] = []
-        long = sum(first.values())
-        while len(found) < MOST_LAPS and time.perf_counter() + long < self._end:
+        start, last = time.perf_counter(), sum(first.values())
+        while len(found) < MOST_LAPS and start + last < self._end:
             order = seeds.rng(self.jobs[0].seed, "lap", len(found)).permutation(list(first)).tolist()
             tell(f"  lap {len(found) + 1}: {_listed(order)}")
             timed = {size: self._train(size) for size in order}
             found.append({size: timed[size] for size in first})
+            start, last = time.perf_counter(), time.perf_counter() - start
         return found
 
     def _train(self, size: int) -> float:
-        """Seconds of a training with so many rows at once; what it gives has been copied to the CPU by then."""
+        """Seconds by ``clock`` with so many rows at once; what training gives has been copied to the CPU by then."""
         whole = self._whole
         mechanisms = {job.bank: _shortened(whole.mechanisms[job.bank], self.steps) for job in self.jobs}
         train = whole.train.model_copy(update={"max_rows": size})
         self.trainer.local = replace(whole, train=train, mechanisms=mechanisms)
-        start = time.perf_counter()
+        start = self.clock()
         self.trainer.train(self.jobs, [{}] * len(self.jobs))
-        return time.perf_counter() - start
+        return self.clock() - start
 
 
 def _shortened(mechanism: Mechanism, steps: int) -> Mechanism:
@@ -269,7 +242,7 @@ def as_text(told: Measured) -> str:
     laps = max(one["laps"] for one in told["sizes"])
     rows_of = f"{told['rows']} rows in {_many(told['steps'], 'local step')}, at most {told['rows_of_a_step']} in one"
     notes = [
-        f"{where} on {told['device']}; {rows_of}",
+        f"{where} on {told['device']}; {rows_of}; {told['seconds']} seconds",
         *([f"larger ones were not tried: {told['ended']}"] if told["ended"] else []),
         *(["no time for more laps: small differences say nothing"] if laps < FEW else []),
         *([f"not told apart from the fastest: {_listed(told['as_good'])}"] if len(told["as_good"]) > 1 else []),

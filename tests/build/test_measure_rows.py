@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from fedsim.build import measure_rows
-from fedsim.build.measure_rows import Bench, as_text, choose, sizes_for
+from fedsim.build.laps import choose
+from fedsim.build.measure_rows import Bench, as_text, sizes_for
 from fedsim.build.plan import as_text as plan_text
 from fedsim.build.plan import plan
 from fedsim.core.errors import ResourceError
@@ -37,22 +38,18 @@ resources: {banks_per_actor: 2}
 @pytest.mark.parametrize(
     ("laps", "present", "best", "as_good", "gain"),
     [
-        ([{8: 2.0, 32: 1.0, 64: 1.2}] * 3, 64, 32, (32,), 1.2),
-        ([{8: 2.0, 32: 1.0, 64: 1.02}] * 3, 64, 64, (32, 64), 1.0),  # not worth other bits
-        ([{8: 2.0, 16: 1.02, 32: 1.0, 64: 1.5}] * 3, 64, 16, (16, 32), 1.5 / 1.02),  # the one that takes least memory
-        (
-            [{8: 1.0, 16: 1.2}, {8: 3.0, 16: 3.6}, {8: 2.0, 16: 2.4}],
-            16,
-            8,
-            (8,),
-            1.2,
-        ),  # the machine drifts, they do not
-        ([{8: 1.0, 16: 1.2}, {8: 1.3, 16: 1.2}, {8: 1.0, 16: 1.1}, {8: 1.1, 16: 1.0}], 16, 16, (8, 16), 1.0),
-        ([{8: 2.0, 16: 1.0}] * 3, 64, 16, (16,), None),  # the present one did not fit
+        ([{8: 2.0, 32: 1.0, 64: 1.2}] * 5, 64, 32, (32,), 1.2),
+        ([{8: 2.0, 32: 1.0, 64: 1.02}] * 5, 64, 64, (32, 64), 1.0),  # not worth other bits
+        ([{8: 2.0, 16: 1.02, 32: 1.0, 64: 1.5}] * 5, 64, 16, (16, 32), 1.5 / 1.02),  # the one that takes least memory
+        ([{8: pace, 16: 1.2 * pace} for pace in (1, 2, 3, 4, 5)], 16, 8, (8,), 1.2),  # only the machine drifts
+        ([{8: 1.0, 16: pace} for pace in (1.2, 0.9, 1.1, 0.9, 1.2)], 16, 16, (8, 16), 1.0),  # within noise
+        ([{8: 2.0, 16: 1.0}] * 5, 64, 16, (16,), None),  # the present one did not fit
         ([{8: 1.0, 16: 1.08}], 16, 16, (8, 16), 1.0),  # a single lap shows only what is large
         ([{8: 1.0, 16: 1.2}, {8: 1.2, 16: 1.0}], 16, 16, (8, 16), 1.0),  # few laps that contradict each other
         ([{8: 1.0, 16: 1.2}, {8: 1.0, 16: 1.3}], 16, 8, (8,), 1.25),
-        ([{8: 1.0, 16: 1.08}] * 3, 16, 8, (8,), 1.08),
+        ([{8: 1.0, 16: 1.08}] * 5, 16, 8, (8,), 1.08),
+        # 4 is as good as 8 and yet does not beat 16: of those that are as good, the one that does is told
+        ([{8: 1.0, 16: 1.2, 4: 1.1 + shift} for shift in (0, 0, 0.2, 0.2, -0.2, -0.2)], 16, 8, (4, 8), 1.2),
     ],
 )
 def test_what_the_laps_say(
