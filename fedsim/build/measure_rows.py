@@ -6,8 +6,8 @@ written into the scenario.
 
 What is timed is the scenario's own training: the cohort of the first round with the most rows, as one actor trains it,
 with an actor's threads, for a few local steps, the same rows with every size. A first look at each size, upward, finds
-what fits, how much memory it takes and what is far too slow; the others are timed lap by lap, every lap in another
-order, and compared within laps, so that whatever else the machine does falls on all of them. Of an actor with one
+what fits, how much memory it takes and what is far too slow; the others are timed lap by lap, down and up in
+turn, and compared within laps, so that whatever else the machine does falls on all of them. Of an actor with one
 thread, CPU seconds are taken: on a busy machine they tell more than the clock on the wall. Lower layers that are run
 once per row (``models.prefix``) have been run before, as in all but the first steps of a run. One actor trains alone
 here: others beside it share caches and memory bandwidth. Evaluation, which keeps no gradients, takes as many rows at
@@ -28,7 +28,6 @@ import torch
 from fedsim.build.laps import FEW, choose
 from fedsim.build.prepare import Job, check_model, make_job, share_out, tokenise
 from fedsim.build.split import Division
-from fedsim.core import seeds
 from fedsim.core.messages import TrainJob
 from fedsim.core.rows import Corpus, TokenRows
 from fedsim.core.scenario import Scenario
@@ -204,7 +203,7 @@ class Bench:
         found: list[Mapping[int, float]] = []
         start, last = time.perf_counter(), sum(first.values())
         while len(found) < MOST_LAPS and start + last < self._end:
-            order = seeds.rng(self.jobs[0].seed, "lap", len(found)).permutation(list(first)).tolist()
+            order = sorted(first, reverse=len(found) % 2 == 0)  # the first look went upward
             tell(f"  lap {len(found) + 1}: {_listed(order)}")
             timed = {size: self._train(size) for size in order}
             found.append({size: timed[size] for size in first})
