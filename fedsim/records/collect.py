@@ -18,6 +18,8 @@ from fedsim.records.run import Run
 SECTIONS = ("lora", "train")  # compared key by key; every other entry is compared as a whole
 IGNORED = ("name", "seed", "resources", "baselines", "evaluate")  # never reach what is compared
 
+NEEDED = ("name", "seed", "num_rounds", "strategy", "upload", "download")  # of a scenario that is told about
+
 
 @dataclass(frozen=True)
 class Found:
@@ -53,7 +55,7 @@ def collect(folders: Sequence[Path]) -> tuple[list[Found], list[str]]:
     for path in (path for folder in folders for path in sorted(folder.rglob("grid.json"))):
         failed = (run for run in read_json(path)["runs"] if run["status"] == "failed")
         notes += [f"failed: {run['name']}: {run['error']}" for run in failed]
-    scenarios = [read(run.run_dir / "scenario.yaml").data for run in runs]
+    scenarios = [_scenario(run.run_dir / "scenario.yaml") for run in runs]
     found: dict[tuple[str, int], Found] = {}
     for run, scenario, settings in zip(runs, scenarios, differences(scenarios), strict=True):
         one = Found(run, scenario, settings)
@@ -65,6 +67,14 @@ def collect(folders: Sequence[Path]) -> tuple[list[Found], list[str]]:
             f"no ended run in {', '.join(map(str, folders))}; give folders that fedsim run has written"
         )
     return list(found.values()), notes
+
+
+def _scenario(path: Path) -> Mapping[str, Any]:
+    scenario: Mapping[str, Any] = read(path).data
+    for key in NEEDED:
+        if key not in scenario:
+            raise CheckpointError(f"cannot read {path}: it lacks {key!r}; is it the one that the run wrote?")
+    return scenario
 
 
 def _summaries(folder: Path) -> Iterator[Path]:

@@ -84,7 +84,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a file of JSON lines. A last line that a crash cut short is left out."""
     with _as_checkpoint_error(path, "read"):
         whole, _, _cut = path.read_text(encoding="utf-8").rpartition("\n")
-        return [json.loads(line) for line in whole.split("\n") if line]
+        lines = [json.loads(line) for line in whole.split("\n") if line]
+    if not all(isinstance(line, dict) for line in lines):
+        raise CheckpointError(f"cannot read {path}: a line is no object; is it of a run directory?")
+    return lines
 
 
 def _sync(path: Path) -> None:
@@ -103,5 +106,5 @@ def _as_checkpoint_error(path: Path, verb: str = "write") -> Iterator[None]:
         yield
     except OSError as error:
         raise CheckpointError(f"cannot {verb} {path}: {error.strerror or error}; {remedy}") from error
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(f"cannot {verb} {path}: not JSON ({error}); {remedy}") from error

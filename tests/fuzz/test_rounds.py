@@ -88,8 +88,9 @@ def truncate(run: Path, runs: Runs, rng: Random) -> None:
 def drop_lines(run: Path, runs: Runs, rng: Random) -> None:
     """Whole lines of a log, from its end: each that is left is good."""
     path = run / rng.choice(["journal.wal", "ledger.wal"])
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    path.write_bytes(b"".join(lines[: rng.randrange(len(lines) + 1)]))
+    if not path.is_dir():
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        path.write_bytes(b"".join(lines[: rng.randrange(len(lines) + 1)]))
 
 
 def remove(run: Path, runs: Runs, rng: Random) -> None:
@@ -112,7 +113,7 @@ def swap(run: Path, runs: Runs, rng: Random) -> None:
     left, right = (run / "rounds" / f"{round_:06d}" for round_ in (STOPPED - 1, STOPPED))
     if not (left.exists() and right.exists()):
         return
-    names = [path.name for path in left.iterdir() if (right / path.name).exists()]
+    names = [path.name for path in left.iterdir() if path.is_file() and (right / path.name).is_file()]
     for name in names if rng.random() < 0.3 else rng.sample(names, min(1, len(names))):
         first, second = (left / name).read_bytes(), (right / name).read_bytes()
         (left / name).write_bytes(second)

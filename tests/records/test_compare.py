@@ -166,6 +166,14 @@ def test_errors(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     assert setting("strategy=a=b") == ("strategy", "a=b")
 
 
+def test_a_scenario_that_lacks_what_is_compared_is_told(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", "fedavg", 1, {"a": bank(0.5)})
+    path = folder / "scenario.yaml"
+    path.write_text(path.read_text().replace("strategy:", "strategi:"))
+    with pytest.raises(CheckpointError, match=r"cannot read .*run/scenario\.yaml: it lacks 'strategy'; is it the one"):
+        collect([tmp_path])
+
+
 def test_every_format(runs: Path) -> None:
     result = compare(collect([runs])[0])
     written = {name: render(result, ["left out: x_y"], name) for name in FORMATS}

@@ -82,3 +82,12 @@ def test_reading_says_what_is_wrong(tmp_path):
     with pytest.raises(CheckpointError, match=r"cannot read .*bad.json: not JSON") as caught:
         read_json(tmp_path / "bad.json")
     assert json.JSONDecodeError is type(caught.value.__cause__)
+    (tmp_path / "bad.json").write_bytes(b'"\xff"')
+    with pytest.raises(CheckpointError, match=r"cannot read .*bad.json: not JSON \('utf-8' codec"):
+        read_json(tmp_path / "bad.json")
+    (tmp_path / "bad.json").write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match=r"cannot read .*bad.json: not JSON"):
+        read_json(tmp_path / "bad.json")
+    (tmp_path / "bad.jsonl").write_text("{}\n3\n")
+    with pytest.raises(CheckpointError, match=r"cannot read .*bad.jsonl: a line is no object"):
+        read_lines(tmp_path / "bad.jsonl")
