@@ -77,7 +77,7 @@ class MeteredInline(Inline):
 
     def events(self, job: Job) -> Generator[Event, None, None]:
         make = job.make_client
-        self.client = Metered(make.make_trainer, make.rule, make.upload, make.secure)
+        self.client = Metered(make.make_trainer, make.rule, make.upload, make.secure, make.failures)
         yield from Driver(job.plan, InlinePool(self.client, job.actors)).run()
 
 
