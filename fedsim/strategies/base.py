@@ -111,7 +111,7 @@ class Sheet:
     personal: bool = False  # every bank ends with a model of its own: ``LocalRule.personal``
     mixed_ranks: bool = False  # banks may have different ranks
     keeps_basis: bool = True  # coordinates mean the same from round to round (error feedback needs it)
-    sums_only: bool = True  # the server needs only weighted sums of updates (secure aggregation needs it)
+    sums_only: bool = False  # the server needs the mean of updates alone (secure aggregation needs it)
     sends_slots: bool = False  # banks send more than the change of their adapter
     equal_weights: bool = False  # banks weigh the same in the server's mean, whatever their number of rows
     needs_factors: bool = False  # works on A and B as such: nothing to do where a model is trained whole
@@ -130,6 +130,12 @@ class Strategy(ABC):
     sheet: ClassVar[Sheet]
     codecs: ClassVar[tuple[str, ...]] = ("float32",)  # the wire pipeline, both ways, unless the scenario sets one;
     # ("sparse",) where most of what is sent is zero: it then also goes before a scenario's value codec
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """One that aggregates in its own way and has no sheet of its own may need every update."""
+        super().__init_subclass__(**arguments)
+        if "aggregate" in vars(cls) and "sheet" not in vars(cls) and hasattr(cls, "sheet"):
+            cls.sheet = replace(cls.sheet, sums_only=False)
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -158,7 +164,11 @@ class Strategy(ABC):
 
     @abstractmethod
     def aggregate(self, state: ServerState, exchanges: Sequence[Exchange]) -> ServerState:
-        """The next state from the round's exchanges, which come in bank order and are never empty."""
+        """The next state from the round's exchanges, which come in bank order and are never empty.
+
+        Where the sheet says ``sums_only`` it may be one that stands for all: ``delta`` and ``slots`` are the banks'
+        means, weighted by examples (or alike: ``equal_weights``), ``num_examples`` their sum; all else is one bank's.
+        """
 
     def serve(self, state: ServerState) -> AdapterState:
         """The adapter that is evaluated and exported as the global model (beside ``state.frozen``)."""

@@ -103,6 +103,7 @@ class FDLoRA(Strategy):
         down="A, B, head",
         exact="n/a (personal)",
         state="bank: personal adapter; server: momentum",
+        sums_only=True,
         personal=True,
     )
 

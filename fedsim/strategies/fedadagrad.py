@@ -30,6 +30,7 @@ class FedAdagrad(FedAdam):
         down="A, B, head",
         exact="no (covariance)",
         state="server: m, v",
+        sums_only=True,
     )
 
     def second_moment(self, v: Tensor, delta: Tensor) -> Tensor:

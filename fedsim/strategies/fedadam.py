@@ -43,6 +43,7 @@ class FedAdam(Strategy):
         down="A, B, head",
         exact="no (covariance)",
         state="server: m, v",
+        sums_only=True,
     )
 
     def init(self, adapter: AdapterState, banks: Sequence[BankInfo], seed: int) -> ServerState:

@@ -26,6 +26,7 @@ class FedAvg(Strategy):
         down="A, B, head",
         exact="no (covariance)",
         state="none",
+        sums_only=True,
     )
 
     def aggregate(self, state: ServerState, exchanges: Sequence[Exchange]) -> ServerState:

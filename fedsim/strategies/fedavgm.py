@@ -33,6 +33,7 @@ class FedAvgM(Strategy):
         down="A, B, head",
         exact="no (covariance)",
         state="server: momentum",
+        sums_only=True,
     )
 
     def init(self, adapter: AdapterState, banks: Sequence[BankInfo], seed: int) -> ServerState:

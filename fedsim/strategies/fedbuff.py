@@ -48,7 +48,6 @@ class FedBuff(Strategy):
         down="A, B, head",
         exact="no (covariance)",
         state="server: versions in flight",
-        sums_only=False,
         asynchronous=True,
     )
 

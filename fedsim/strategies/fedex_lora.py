@@ -44,7 +44,6 @@ class FedExLoRA(Strategy):
         down="A, B, head and a residual of rank (K - 1) r",
         exact="yes",
         state="server and banks: the residuals",
-        sums_only=False,
         needs_factors=True,
     )
 

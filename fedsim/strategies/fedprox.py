@@ -39,6 +39,7 @@ class FedProx(FedAvg):
         down="A, B, head",
         exact="no (covariance)",
         state="none",
+        sums_only=True,
     )
 
     def rule(self) -> LocalRule:

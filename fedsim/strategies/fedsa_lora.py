@@ -37,6 +37,7 @@ class FedSALoRA(FedAvg):
         down="A; first B and head once",
         exact="n/a (personal)",
         state="bank: its B and head",
+        sums_only=True,
         personal=True,
         needs_factors=True,
     )

@@ -40,6 +40,7 @@ class FedSB(FedAvg):
         down="R, head; A and B once",
         exact="yes",
         state="none",
+        sums_only=True,
         needs_factors=True,
     )
 

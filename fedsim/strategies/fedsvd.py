@@ -32,6 +32,7 @@ class FedSVD(FedAvg):
         down="A, B, head",
         exact="yes",
         state="none",
+        sums_only=True,
         keeps_basis=False,
         needs_factors=True,
     )

@@ -24,6 +24,7 @@ class FedYogi(FedAdam):
         down="A, B, head",
         exact="no (covariance)",
         state="server: m, v",
+        sums_only=True,
     )
 
     def second_moment(self, v: Tensor, delta: Tensor) -> Tensor:

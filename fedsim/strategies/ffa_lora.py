@@ -26,6 +26,7 @@ class FFALoRA(Strategy):
         down="B, head; A once",
         exact="yes",
         state="none",
+        sums_only=True,
         mixed_ranks=True,
         needs_factors=True,
     )

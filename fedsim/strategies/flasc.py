@@ -3,8 +3,7 @@
 P is the vector of all trained values. Server: sends P masked to its ``density_down`` N largest magnitudes. Bank:
 trains all of it from the masked start and sends the ``density_up`` N largest changes. Server: g = -mean of the
 changes, banks weighing alike, and one step of SGD or AdamW on the dense P. Laws: densities of 1 with SGD at server_lr
-= 1 are FedAvg with equal weights; exactly k values are chosen, ties by the lower index; the mask is a function of P
-alone.
+= 1 are FedAvg with equal weights; exactly k values are chosen, ties by the lower index; the mask follows from P alone.
 
 Baselines: ``client_freeze`` trains only what was sent (sparse training); ``server_freeze`` also fixes the mask after
 round 0 (SparseAdapter); ``client_freeze`` with ``density_decay`` < 1 prunes step by step (Adapter-LTH); ``freeze_a``
@@ -98,6 +97,7 @@ class FLASC(Strategy):
         down="largest values of A, B, head",
         exact="no (covariance)",
         state="server: moments of AdamW",
+        sums_only=True,
         equal_weights=True,
     )
 

@@ -42,7 +42,6 @@ class FlexLoRA(Strategy):
         state="none",
         mixed_ranks=True,
         keeps_basis=False,
-        sums_only=False,
         needs_factors=True,
     )
 

@@ -52,7 +52,6 @@ class FLoRA(Strategy):
         state="server and banks: the stack",
         mixed_ranks=True,
         keeps_basis=False,
-        sums_only=False,
         needs_factors=True,
     )
 

@@ -80,7 +80,6 @@ class HetLoRA(Strategy):
         state="server: rank of every bank",
         mixed_ranks=True,
         keeps_basis=False,  # a pruned bank's tensors change shape
-        sums_only=False,
         needs_factors=True,
     )
 

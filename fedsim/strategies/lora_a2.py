@@ -89,6 +89,7 @@ class LoRAA2(FedAvg):
         down="the factor that changed, head",
         exact="yes",
         state="none",
+        sums_only=True,
         mixed_ranks=True,
         needs_factors=True,
     )

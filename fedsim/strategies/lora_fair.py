@@ -50,7 +50,6 @@ class LoRAFAIR(Strategy):
         down="A, B, head",
         exact="nearly (in the row space of A)",
         state="none",
-        sums_only=False,
         needs_factors=True,
     )
 

@@ -29,6 +29,7 @@ class RoLoRA(FedAvg):
         down="the factor that changed, head",
         exact="yes",
         state="none",
+        sums_only=True,
         needs_factors=True,
     )
 

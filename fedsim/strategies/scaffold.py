@@ -54,6 +54,7 @@ class Scaffold(Strategy):
         down="A, B, head and as many controls",
         exact="no (covariance)",
         state="bank: its control; server: mean control",
+        sums_only=True,
         sends_slots=True,
         needs_sgd=True,
     )

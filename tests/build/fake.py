@@ -71,7 +71,7 @@ class DPSGD(Plug):
 
 
 class FedAvg(Plug):
-    sheet = Sheet("FedAvg", "a paper", "A, B", "A, B", "A, B", "no", "none")
+    sheet = Sheet("FedAvg", "a paper", "A, B", "A, B", "A, B", "no", "none", sums_only=True)
 
 
 class FedProx(FedAvg):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import pickle
 import re
+from collections.abc import Sequence
 from dataclasses import fields, replace
 
 import pytest
@@ -13,10 +14,11 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from fedsim.core.adapter import AdapterState
-from fedsim.core.messages import ServerState
+from fedsim.core.messages import Exchange, ServerState
 from fedsim.engine.checkpoint import require_fits
 from fedsim.engine.sums import Tree, mean, term
 from fedsim.strategies import STRATEGIES, Strategy
+from fedsim.strategies.fedavg import FedAvg
 from tests.strategies.toy import (
     SHAPES,
     Local,
@@ -261,3 +263,19 @@ def test_the_file_is_short_and_cites_its_source(name: str) -> None:
     assert re.search(r"\bLaws?:", text)
     assert "Deviations" in text
     assert len(inspect.getsource(module).splitlines()) < 150
+
+
+def test_a_subclass_with_a_mean_of_its_own_does_not_inherit_that_sums_are_enough() -> None:
+    """A median, say: it must be given every update."""
+
+    class Median(FedAvg):
+        def aggregate(self, state: ServerState, exchanges: Sequence[Exchange]) -> ServerState:
+            return state
+
+    class Renamed(FedAvg):
+        pass
+
+    assert FedAvg.sheet.sums_only
+    assert Renamed.sheet.sums_only
+    assert not Median.sheet.sums_only
+    assert replace(Median.sheet, sums_only=True) == FedAvg.sheet

@@ -107,7 +107,8 @@ def test_one_row_more_or_less_moves_the_sum_by_at_most_the_bound(loaded, seed, b
     adapter = start.with_tensors({n: scale * torch.randn(t.shape, generator=draw) for n, t in start.tensors.items()})
     whole = clipped_sum((model, encoded, adapter), bound, ROWS, max_rows)
     without = clipped_sum((model, encoded, adapter), bound, ROWS[left_out != ROWS], max_rows)
-    assert float((whole - without).double().norm()) <= bound * (1 + 1e-5)
+    rounding = 5e-5  # also that of all other rows, whose products have another shape with one row less
+    assert float((whole - without).double().norm()) <= bound * (1 + rounding)
 
 
 def test_a_row_that_is_not_finite_contributes_nothing(loaded, monkeypatch) -> None:
