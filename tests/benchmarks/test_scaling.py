@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from fedsim.records.files import read_lines
+from tests.benchmarks import sums
 from tests.benchmarks.scaling import COLUMNS, MOST, ROUNDS, Point, chart, line, measured, prepared
 
 POINT = Point(MOST, 10, round_s=1.5, round_cpu_s=0.5, driver_cpu_s=0.1, before_cpu_s=20.0, peak_rss_mb=600.0)
@@ -31,3 +32,11 @@ def test_a_line_has_a_cell_per_column() -> None:
 def test_the_chart_says_its_numbers() -> None:
     words = chart([POINT, replace(POINT, sampled=20, round_cpu_s=0.9)]).words
     assert "whole round 0.900" in words
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_sums_are_measured_beside_every_update(capsys) -> None:
+    sums.main(banks=3, rank=2)
+    _, _, *rows = capsys.readouterr().out.splitlines()
+    assert [row.split("|")[1].strip() for row in rows] == ["sums", "every update"]
+    assert len({row.split("|")[2] for row in rows}) == 1, "banks send the same bytes"
