@@ -18,6 +18,7 @@ import secrets
 import shutil
 import sys
 import threading
+import time
 from types import TracebackType
 from typing import Any
 
@@ -88,6 +89,7 @@ class Cluster:
             if self._private:
                 folder = make_folder()  # Ray makes its directories world-writable; this one is not
                 self._options["_temp_dir"] = os.path.join(folder, "ray")
+                _wait_politely()
             ray.init(**self._options)
         except Exception as error:  # whatever it is, it belongs to the thread that waits
             self._error = error
@@ -127,6 +129,33 @@ def check_room(actors: Actors, address: str | None = None) -> Node | None:
 def _has_session() -> bool:
     """Whether this program has called ``ray.init`` itself."""
     return "ray" in sys.modules and sys.modules["ray"].is_initialized()
+
+
+def _wait_politely() -> None:
+    """Have Ray's start let go of Python's lock while it waits for its head process.
+
+    Ray waits in C++, up to 30 s, where that process was ended by the same SIGTERM as this one (``timeout`` sends it to
+    the whole group); meanwhile nobody here could handle the signal.
+    """
+    from ray import _raylet
+    from ray._private import node
+
+    name = "wait_for_persisted_port"
+    if not hasattr(_raylet, name) or getattr(node, name, None) is not getattr(_raylet, name):
+        return  # another Ray, or done before
+    read = _raylet.wait_for_persisted_port
+
+    def wait(folder: str, node_id: str, name: str, timeout_ms: int = 30_000, poll_interval_ms: int = 100) -> int:
+        end = time.monotonic() + timeout_ms / 1000
+        while True:
+            try:
+                return int(read(folder, node_id, name, timeout_ms=0))
+            except RuntimeError:  # the file is not there
+                if time.monotonic() >= end:
+                    raise
+            time.sleep(poll_interval_ms / 1000)
+
+    node.wait_for_persisted_port = wait
 
 
 def _private_session(here: Node) -> dict[str, Any]:

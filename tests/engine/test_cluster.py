@@ -7,6 +7,8 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -135,3 +137,26 @@ def test_ctrl_c_leaves_no_process_and_no_file_behind(tmp_path: Path) -> None:
     assert not list(home.iterdir())
     assert len(folders) == 1
     assert not any(Path(folder).exists() for folder in folders)
+
+
+def test_other_threads_run_while_ray_s_start_waits_for_its_head(tmp_path: Path) -> None:
+    """Ray's own wait lets nobody run, so that a signal was handled 30 s late where the head had been ended with us."""
+    from ray._private import node
+
+    module._wait_politely()
+    ended = list[BaseException]()
+
+    def wait() -> None:
+        try:
+            node.wait_for_persisted_port(str(tmp_path), "ab" * 28, "gcs_server_port", timeout_ms=500)
+        except RuntimeError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    ticks = 0
+    while thread.is_alive():
+        time.sleep(0.01)
+        ticks += 1
+    assert "Timed out waiting for file" in str(ended[0])
+    assert ticks >= 10
