@@ -19,6 +19,7 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -140,16 +141,16 @@ def _wait_politely() -> None:
     from ray import _raylet
     from ray._private import node
 
-    name = "wait_for_persisted_port"
-    if not hasattr(_raylet, name) or getattr(node, name, None) is not getattr(_raylet, name):
+    port = "wait_for_persisted_port"
+    if not hasattr(_raylet, port) or getattr(node, port, None) is not getattr(_raylet, port):
         return  # another Ray, or done before
-    read = _raylet.wait_for_persisted_port
+    read: Callable[..., int] = getattr(_raylet, port)
 
     def wait(folder: str, node_id: str, name: str, timeout_ms: int = 30_000, poll_interval_ms: int = 100) -> int:
         end = time.monotonic() + timeout_ms / 1000
         while True:
             try:
-                return int(read(folder, node_id, name, timeout_ms=0))
+                return read(folder, node_id, name, timeout_ms=0)
             except RuntimeError:  # the file is not there
                 if time.monotonic() >= end:
                     raise
