@@ -13,9 +13,12 @@ from fedsim.engine.cluster import Cluster
 from fedsim.engine.resources import Actors
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """Threads that wait for a core which others use make the tiny products of tests many times slower."""
+    """Threads that wait for a core which others use make the tiny products of tests many times slower.
+
+    Of every test anew: trainers set their own number.
+    """
     torch.set_num_threads(1)
 
 

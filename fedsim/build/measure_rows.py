@@ -26,6 +26,7 @@ import psutil
 import torch
 
 from fedsim.build.laps import FEW, choose
+from fedsim.build.plan import NOWHERE
 from fedsim.build.prepare import Job, check_model, make_job, share_out, tokenise
 from fedsim.build.split import Division
 from fedsim.core.messages import TrainJob
@@ -45,8 +46,6 @@ LIMIT_S, MOST_LAPS = 60.0, 9
 ENOUGH_S, MOST_STEPS = 0.5, 8  # as many local steps as take half a second, so that there is time for laps
 SLOWER = 1.15  # twice in a row: larger sizes are not tried
 FAR = 1.5  # times as slow as the fastest at the first look: no laps
-
-NOWHERE = "no run directory"
 
 Measured = Mapping[str, Any]
 Tell = Callable[[str], None]

@@ -13,6 +13,7 @@ from fedsim.build.split import shared_customers
 from fedsim.core.errors import PrivacyConfigError, Problem
 from fedsim.core.rows import BankRows, Corpus
 from fedsim.core.scenario import Plugin, Scenario
+from fedsim.engine.resources import in_a_round
 from fedsim.privacy import MECHANISMS, BankPlan, Mechanism
 from fedsim.privacy.accounting import bound_of
 from fedsim.privacy.sources import RunKey
@@ -34,7 +35,7 @@ def bank_plans(
     """
     train, plans = scenario.train, []
     pooled = scenario.strategy.kind == "pooled"
-    times = max(1, round(scenario.client_fraction * num_banks)) if pooled else 1
+    times = in_a_round(scenario.client_fraction, num_banks) if pooled else 1
     mechanism = MECHANISMS[scenario.privacy.kind]
     for bank in banks:
         rate = train.sample_rate or 0.0

@@ -19,7 +19,7 @@ from fedsim.core.errors import ModelError
 from fedsim.core.messages import Spend
 from fedsim.core.rows import BankRows, Corpus, TokenRows
 from fedsim.core.scenario import Scenario
-from fedsim.engine.resources import Actors, num_cohorts
+from fedsim.engine.resources import Actors, in_a_round, num_cohorts
 from fedsim.privacy import Mechanism, describe
 from fedsim.privacy.accounting import pld_epsilon, rdp_epsilon, steps_within
 from fedsim.privacy.prv import prv_epsilon
@@ -54,7 +54,6 @@ def plan(
     ``tell`` is told how measuring goes. ScenarioError, DataError and, if measured, ModelError as of ``fedsim run``.
     """
     from fedsim.build.joins import joins_of
-    from fedsim.build.measure_rows import measured
     from fedsim.build.mechanisms import bank_plans, make_mechanisms, of_customers, together
     from fedsim.build.prepare import load_corpus
     from fedsim.build.split import divide, needed, training_banks
@@ -73,7 +72,11 @@ def plan(
         told = {**told, "wire": wire(scenario, corpus, banks)}
         if cross_check:
             told = {**told, "cross_check": checked(mechanisms)}
-        return {**told, "measured": measured(scenario, corpus, division, tell)} if measure else told
+        if measure:
+            from fedsim.build.measure_rows import measured
+
+            told = {**told, "measured": measured(scenario, corpus, division, tell)}
+        return told
 
 
 def wire(scenario: Scenario, corpus: Corpus, banks: tuple[BankRows, ...]) -> Mapping[str, Any]:
@@ -106,7 +109,7 @@ def checked(mechanisms: Sequence[Mechanism]) -> Mapping[str, Any]:
 def plan_of(scenario: Scenario, mechanisms: Sequence[Mechanism], customers: Customers = ()) -> Plan:
     """The plan of a run with these banks, and with these customers of several banks."""
     first = mechanisms[0]
-    cohort = max(1, round(scenario.client_fraction * len(mechanisms)))
+    cohort = in_a_round(scenario.client_fraction, len(mechanisms))
     actors = Actors(scenario.resources.num_actors, banks_per_actor=scenario.resources.banks_per_actor)
     banks = {mechanism.plan.name: _bank(mechanism) for mechanism in mechanisms}
     epsilons = [bank["epsilon"] for bank in banks.values()]

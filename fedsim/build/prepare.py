@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from fedsim.core.sections import Failures
 from fedsim.data import SOURCES, loan_book
 from fedsim.engine.actor import ClientActor
 from fedsim.engine.plan import Evaluation, Plan
-from fedsim.engine.resources import Actors
+from fedsim.engine.resources import Actors, in_a_round
 from fedsim.engine.secure import BankSide
 from fedsim.models import MODELS, BaseModel
 from fedsim.models.cache import encode
@@ -154,7 +154,7 @@ class Job:
     @property
     def cohort(self) -> int:
         """Banks in one round."""
-        return max(1, round(self.plan.client_fraction * len(self.plan.infos)))
+        return in_a_round(self.plan.client_fraction, len(self.plan.infos))
 
 
 @dataclass(frozen=True)
@@ -164,8 +164,8 @@ class ClientFactory:
     make_trainer: TrainerFactory
     rule: LocalRule
     upload: Codec
-    secure: BankSide | None = None
-    failures: Failures = field(default_factory=Failures)
+    secure: BankSide | None
+    failures: Failures
 
     def __call__(self) -> ClientActor:
         return ClientActor(self.make_trainer, self.rule, self.upload, self.secure, self.failures)

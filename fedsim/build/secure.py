@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from fedsim.codecs import CODECS, Sparsifier
 from fedsim.core.errors import Problem, ScenarioError
 from fedsim.core.scenario import Scenario
+from fedsim.engine.resources import in_a_round
 from fedsim.engine.secure import BankSide, Terms
 from fedsim.privacy import Mechanism
 from fedsim.secagg import PROTOCOLS, Grid
@@ -16,14 +17,14 @@ from fedsim.secagg.primitives import KEY_BYTES
 from fedsim.strategies import Strategy
 
 
-def in_a_round(scenario: Scenario, num_banks: int) -> int:
-    return max(1, round(scenario.client_fraction * num_banks))
-
-
 def num_summed(scenario: Scenario, num_banks: int) -> int:
     """Banks of which the server sees the sum at the least."""
     kind, knobs = scenario.secure_aggregation.kind, scenario.secure_aggregation.knobs
-    return PROTOCOLS.create(kind, knobs).least(in_a_round(scenario, num_banks)) if PROTOCOLS[kind].active else 1
+    return (
+        PROTOCOLS.create(kind, knobs).least(in_a_round(scenario.client_fraction, num_banks))
+        if PROTOCOLS[kind].active
+        else 1
+    )
 
 
 def secure_sum(scenario: Scenario, strategy: Strategy, mechanisms: Sequence[Mechanism]) -> Terms | None:
@@ -32,7 +33,7 @@ def secure_sum(scenario: Scenario, strategy: Strategy, mechanisms: Sequence[Mech
     if not PROTOCOLS[kind].active:
         return None
     protocol = PROTOCOLS.create(kind, scenario.secure_aggregation.knobs)
-    num_banks = in_a_round(scenario, len(mechanisms))
+    num_banks = in_a_round(scenario.client_fraction, len(mechanisms))
     if num_banks < LEAST_BANKS:
         remedy = f"have at least {LEAST_BANKS} in a round"
         message = f"in a sum of {num_banks} banks each can tell the others' part; {remedy}"

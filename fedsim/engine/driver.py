@@ -37,6 +37,7 @@ from fedsim.engine.failures import REFUSALS, Offences
 from fedsim.engine.gather import Gathered, Missing, gather, require_quorum
 from fedsim.engine.plan import Plan
 from fedsim.engine.pool import Kept, Pool
+from fedsim.engine.resources import in_a_round
 from fedsim.engine.rows import round_row
 from fedsim.engine.secure_uplink import SecureUplink, asked
 from fedsim.engine.store import open_store
@@ -269,8 +270,8 @@ def drawn(plan: Plan, state: ServerState) -> list[str]:
 
 
 def sample(banks: Sequence[str], fraction: float, seed: int, round_: int) -> list[str]:
-    """``round(fraction * n)`` banks of a round, at least one, in bank order. Depends on (seed, round) only."""
-    size = max(1, round(fraction * len(banks)))
+    """The banks of a round in bank order. Depends on (seed, round) only."""
+    size = in_a_round(fraction, len(banks))
     chosen = seeds.rng(seed, "cohort", round_).choice(len(banks), size, replace=False)
     return [banks[index] for index in sorted(chosen)]
 

@@ -34,6 +34,11 @@ class Actors:
         return max(1, int(self.cpus))
 
 
+def in_a_round(client_fraction: float, num_banks: int) -> int:
+    """How many banks are sampled: at least one."""
+    return max(1, round(client_fraction * num_banks))
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """One machine's share in the arithmetic."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fedsim.codecs import Codec
+from fedsim.core.errors import FedsimError
 from fedsim.core.events import Work
 from fedsim.core.messages import Exchange, TrainJob, Update
 from fedsim.core.sections import Failures
@@ -79,7 +80,7 @@ class Uplink:
 
     def add(self, nodes: Nodes) -> None:
         """Take in what a call's updates add to the sum."""
-        raise NotImplementedError("nobody was asked for a sum")
+        raise FedsimError("actors sent a sum where every update was to come by itself")
 
     def end(self, gathered: Gathered) -> tuple[list[Exchange], Gathered]:
         """(what the method is given, what is told of the round) of all that was received."""
@@ -106,9 +107,12 @@ class SummingUplink(Uplink):
         return [replace(one, to=replace(one.to, order=order)) for one, order in zip(deliveries, orders, strict=True)]
 
     def add(self, nodes: Nodes) -> None:
-        assert self._tree is not None, "every update of this round was to come by itself"
-        for node, tensors in nodes.items():
-            self._tree.add(node, tensors)
+        tree = self._tree
+        if tree is None:
+            super().add(nodes)
+        else:
+            for node, tensors in nodes.items():
+                tree.add(node, tensors)
 
     def end(self, gathered: Gathered) -> tuple[list[Exchange], Gathered]:
         if self._tree is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -14,15 +13,6 @@ from fedsim.models.random_llama import LlamaShape, Place, random_llama
 from tests.benchmarks.gpu import DRY, LORA, TINY, allowed_bytes, flops_per_token, lines, peak_tflops
 
 SMALL = LlamaShape(32, 64, 1, 4, 64, num_key_value_heads=2)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Products this small are split over threads at a loss."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.filterwarnings("ignore")  # Opacus' of layers without trained inputs

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from fedsim.codecs import pipeline
 from fedsim.core.adapter import Tensors
-from fedsim.core.events import RoundRow, Served
+from fedsim.core.errors import FedsimError
+from fedsim.core.events import Failed, RoundRow, Served
 from fedsim.core.messages import TrainJob, Update
 from fedsim.core.sections import Failures
 from fedsim.engine.driver import Driver, uplink
@@ -20,7 +21,7 @@ from fedsim.engine.plan import Plan
 from fedsim.engine.pool import Answer, InlinePool, Partial
 from fedsim.engine.resources import Actors
 from fedsim.engine.sums import SLOTS, Summand, Tree, mean, term
-from fedsim.engine.transport import Downlink
+from fedsim.engine.transport import Downlink, Reply
 from fedsim.engine.uplink import Received
 from tests.engine import fakes
 
@@ -136,12 +137,17 @@ def test_the_driver_gets_sums_and_what_is_told_of_a_round_is_as_if_it_had_got_up
     assert all(torch.equal(adapter[name], run(plan, 1)[2][name]) for name in adapter)
 
 
-@pytest.mark.parametrize("kind", ["flora", "fedbuff", "hetlora"])
+@pytest.mark.parametrize("kind", ["flora", "hetlora"])
 def test_a_method_that_needs_every_update_is_given_every_update(kind: str) -> None:
-    plan = replace(fakes.plan(), strategy=fakes.strategy(kind))
-    if kind != "fedbuff":
-        assert not run(plan)[0].nodes
-    assert not hasattr(uplink(plan, Watching(plan)), "_tree")
+    pool, _, _ = run(replace(fakes.plan(), strategy=fakes.strategy(kind)))
+    assert not pool.nodes
+    assert all(isinstance(reply, Reply) and reply.delta.body for reply in pool.replies)
+
+
+def test_a_sum_that_nobody_asked_for_is_an_error() -> None:
+    plan = replace(fakes.plan(), strategy=fakes.strategy("flora"))
+    with pytest.raises(FedsimError, match="every update was to come by itself"):
+        uplink(plan, Watching(plan)).add({(0, 0): {}})
 
 
 def test_banks_that_were_sent_different_values_are_not_added_up() -> None:
@@ -157,9 +163,17 @@ def test_banks_that_were_sent_different_values_are_not_added_up() -> None:
     assert run(plan)[1][-1].round == 6
 
 
-def test_an_update_is_refused_or_cut_where_it_is_added_up(tmp_path) -> None:
-    fakes.plant(tmp_path, 0, "north", "huge@update")
-    plan = replace(fakes.plan(num_rounds=1), failures=Failures(policy="skip", max_norm=10.0))
-    pool = InlinePool(fakes.make_client(plan, tmp_path)(), Actors(banks_per_actor=3))
-    (row,) = [event for event in Driver(plan, pool).run() if isinstance(event, RoundRow) and event.round]
-    assert row.failed == {"north": "too_large"}
+@pytest.mark.parametrize("too_long", ["refuse", "clip"])
+def test_an_update_is_refused_or_cut_where_it_is_added_up(too_long: str, tmp_path) -> None:
+    """As it would be by the driver."""
+    failures = Failures(policy="skip", max_norm=10.0, too_long=too_long)
+    ends = []
+    for audited in (False, True):
+        fakes.plant(tmp_path, 0, "north", "huge@update")
+        plan = replace(fakes.plan(num_rounds=1), failures=failures, audited=audited)
+        events = list(Driver(plan, InlinePool(fakes.make_client(plan, tmp_path)(), Actors(banks_per_actor=3))).run())
+        row = next(event for event in events if isinstance(event, RoundRow) and event.round)
+        assert row.failed == ({"north": "too_large"} if too_long == "refuse" else {})
+        assert [event.bank for event in events if isinstance(event, Failed)] == ["north"]
+        ends.append(next(event for event in events if isinstance(event, Served)).adapter.tensors)
+    assert all(torch.allclose(ends[0][name], ends[1][name], atol=1e-6) for name in ends[0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +22,6 @@ TARGETS = {"llama": ["q_proj", "v_proj"], "bert": ["query", "value"], "gpt2": ["
 TASKS = {"llama": "causal_lm", "bert": "sequence_classification", "gpt2": "causal_lm"}
 ROWS = np.arange(12)
 KINDS = [("llama", None), ("llama", 4), ("llama", 8), ("bert", None), ("bert", 8), ("gpt2", None)]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # threads that wait for a shared core make tiny products many times slower
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
