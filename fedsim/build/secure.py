@@ -20,11 +20,9 @@ from fedsim.strategies import Strategy
 def num_summed(scenario: Scenario, num_banks: int) -> int:
     """Banks of which the server sees the sum at the least."""
     kind, knobs = scenario.secure_aggregation.kind, scenario.secure_aggregation.knobs
-    return (
-        PROTOCOLS.create(kind, knobs).least(in_a_round(scenario.client_fraction, num_banks))
-        if PROTOCOLS[kind].active
-        else 1
-    )
+    if not PROTOCOLS[kind].active:
+        return 1
+    return PROTOCOLS.create(kind, knobs).least(in_a_round(scenario.client_fraction, num_banks))
 
 
 def secure_sum(scenario: Scenario, strategy: Strategy, mechanisms: Sequence[Mechanism]) -> Terms | None:
