@@ -37,7 +37,7 @@ STATE, SERVER, LINKS = "state.json", "server.safetensors", "links.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A state between two rounds. ``kept`` is by bank, as its pool wrote it: it is seen to be tensors, and carried."""
+    """A state between two rounds. ``kept`` is by bank, as its pool wrote it: for its bank alone (``keeping``)."""
 
     state: ServerState
     links: Mapping[str, Link]

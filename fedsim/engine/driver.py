@@ -31,10 +31,11 @@ from fedsim.core.errors import CheckpointError, FedsimError
 from fedsim.core.events import Event, Failed, Finished, RoundRow, Seen, Served
 from fedsim.core.messages import Exchange, ServerState, Update
 from fedsim.engine import account
-from fedsim.engine.checkpoint import require_fits
+from fedsim.engine.checkpoint import Saved, require_fits
 from fedsim.engine.evaluation import Evaluated, evaluate, own_adapters
 from fedsim.engine.failures import REFUSALS, Offences
 from fedsim.engine.gather import Gathered, Missing, gather, require_quorum
+from fedsim.engine.keeping import require_kept_fits
 from fedsim.engine.plan import Plan
 from fedsim.engine.pool import Kept, Pool
 from fedsim.engine.resources import in_a_round
@@ -79,18 +80,18 @@ class Driver:
         with the failures and rows of its committed rounds.
         """
         plan, clock = self.plan, _Clock()
-        state, rows, notes = self._restored()
+        saved, rows, notes = self._restored()
         yield from self.pool.ready()
         yield plan.started(notes)
         for row in rows:
             yield from self._retold(row, clock)
         first = plan.strategy.init(self.pool.new_adapter(plan.seed), plan.infos, plan.seed)
-        if state is None:
+        if saved is None:
             state = first
             self._stage(state)
             yield self._committed(state, Gathered(), evaluate(plan, self.pool, state, self.kept), clock)
         else:
-            self._require_fits(state, first)
+            state = self._taken_up(saved, first)
         turn = self._next(state)
         while turn is not None:
             trained = yield from self._train(state, turn)
@@ -110,26 +111,29 @@ class Driver:
 
     # ------------------------------------------------------------------------------------------ what is durable
 
-    def _restored(self) -> tuple[ServerState | None, list[RoundRow], tuple[str, ...]]:
-        """(the state to go on from, or None at the beginning; the rows up to it; what the user should know)."""
+    def _restored(self) -> tuple[Saved | None, list[RoundRow], tuple[str, ...]]:
+        """(what to go on from, or None at the beginning; the rows up to it; what the user should know)."""
         found = self.store.restore()
         notes = ["The privacy ledger's last line was cut short: charged to every bank."] if self._mended() else []
         if found is None:
             return None, [], tuple(notes)
         saved, rows, passed = found
-        self.downlink.links.update(saved.links)
-        self.kept.update({bank: self.pool.load(data) for bank, data in saved.kept.items()})
         notes += [f"Damaged: {what}; going back to round {saved.state.round}." for what in passed]
-        return saved.state, rows, (*notes, f"Resumed after round {saved.state.round} of {self.plan.num_rounds}.")
+        return saved, rows, (*notes, f"Resumed after round {saved.state.round} of {self.plan.num_rounds}.")
 
-    def _require_fits(self, state: ServerState, first: ServerState) -> None:
+    def _taken_up(self, saved: Saved, first: ServerState) -> ServerState:
+        """The state to go on from, once it is sure that all of it is of the run that begins so."""
         try:
-            require_fits(state, first)
+            require_fits(saved.state, first)
+            require_kept_fits(saved.kept, self.plan, first)
         except CheckpointError as error:
             raise CheckpointError(
-                f"{self.plan.run_dir}: round {state.round} is not of this run: {error}; go on with the model and the "
-                "versions that it began with, or begin again in another directory"
+                f"{self.plan.run_dir}: round {saved.state.round} is not of this run: {error}; go on with the model "
+                "and the versions that it began with, or begin again in another directory"
             ) from error
+        self.downlink.links.update(saved.links)
+        self.kept.update({bank: self.pool.load(data) for bank, data in saved.kept.items()})
+        return saved.state
 
     def _mended(self) -> bool:
         return self.ledger.mend({info.name: account.price(self.plan, info.name) for info in self.plan.infos})

@@ -29,7 +29,7 @@ from fedsim.core import seeds
 from fedsim.core.adapter import AdapterState, Tensors
 from fedsim.core.events import Work
 from fedsim.core.messages import Spend, TrainJob, Update
-from fedsim.engine.validation import Refused, require_finite
+from fedsim.engine.validation import Refused, require_finite, require_numbers
 from fedsim.train.values import Trained
 
 if TYPE_CHECKING:
@@ -206,12 +206,13 @@ def digest_of(tensors: Tensors) -> str:
 def pack(trained: Trained, codec: Codec, kept: Tensors, seed: int) -> tuple[Reply, dict[str, Tensor]]:
     """The bank's side: (reply, the bank's kept for its next job). ``kept`` is what came with this job.
 
-    An update that is not finite is kept back (a codec could make numbers of it): the bank says so, and keeps what it
-    kept before.
+    An update that is not finite is kept back (a codec could make numbers of it), as is one whose bank would keep what
+    is not finite: the bank says so, and keeps what it kept before.
     """
     outcome = trained.outcome
     try:
         require_finite({**outcome.delta, **outcome.slots})
+        require_numbers(outcome.kept, "what it keeps")
     except Refused as error:
         return _nothing(trained, str(error)), dict(kept)
     residual = {name.removeprefix(CODEC_KEPT): kept[name] for name in kept if name.startswith(CODEC_KEPT)}

@@ -57,9 +57,15 @@ def require_finite(tensors: Tensors) -> None:
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32:
             raise Refused("mismatch", f"adapter mismatch: {name}: got {tensor.dtype} want torch.float32")
+        require_numbers({name: tensor}, "the update")
+
+
+def require_numbers(tensors: Tensors, where: str) -> None:
+    """Refused where a value is NaN or infinite."""
+    for name, tensor in tensors.items():
         bad = int((~torch.isfinite(tensor)).sum())
         if bad:
-            raise Refused("not_finite", f"{bad} of {tensor.numel()} values of {name!r} in the update are not finite")
+            raise Refused("not_finite", f"{bad} of {tensor.numel()} values of {name!r} in {where} are not finite")
 
 
 def bounded(delta: Tensors, failures: Failures) -> tuple[Tensors, Cause | None]:

@@ -74,7 +74,10 @@ class LocalRule:
         return 1.0
 
     def finish(self, trained: AdapterState, context: LocalContext) -> Outcome:
-        """Turn the trained adapter into what is sent and what is kept. Default: send trained - received."""
+        """Turn the trained adapter into what is sent and what is kept. Default: send trained - received.
+
+        Of whatever round and values, a bank keeps tensors of the same names, shapes and types: a resume asks for it.
+        """
         names = [name for name in trained.tensors if self.trains(name, context.job.round)]
         delta = {name: trained.tensors[name] - context.job.adapter.tensors[name] for name in names}
         return Outcome(delta=delta, slots={}, kept=context.kept)

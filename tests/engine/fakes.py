@@ -97,7 +97,7 @@ def spoil(delta: Tensors, action: str) -> Tensors:
 
 
 class ToyTrainer:
-    """Plays any bank. ``kept["rounds"]`` counts how often a bank was trained, to see that it comes back."""
+    """Plays any bank."""
 
     def __init__(self, rule: LocalRule, faults: Path | None, private: bool) -> None:
         self.rule, self.faults, self.private = rule, faults, private
@@ -133,18 +133,17 @@ class ToyTrainer:
         context = LocalContext(job=job, start=start.tensors, kept=kept, lr=0.1, num_steps=STEPS)
         outcome = self.rule.finish(start.with_tensors(trained), context)
         outcome = replace(outcome, delta=spoil(outcome.delta, fault))
-        rounds = kept.get("rounds", torch.zeros(1)) + 1
         if fault == "kill@return":
             _strike("kill")
         if fault == "slow@return":
             time.sleep(1.0)
         return Trained(
             bank=job.bank,
-            outcome=replace(outcome, kept={**outcome.kept, "rounds": rounds}),
+            outcome=outcome,
             num_examples=10 * number,
             num_steps=STEPS,
             spend=Spend(1.0, 2 / (10 * number), STEPS) if self.private else None,
-            oracle={"loss": float(number), "rounds": float(rounds)},
+            oracle={"loss": float(number), "rounds": float(outcome.kept.get("rounds", 0))},
         )
 
     def evaluate(self, jobs: Sequence[EvalJob]) -> list[Scores]:
@@ -171,7 +170,15 @@ class MakeToy:
         return ToyTrainer(self.rule, self.faults, self.private)
 
 
-class Personal(LocalRule):
+class Counting(LocalRule):
+    """``kept["rounds"]`` counts how often a bank was trained, to see that it comes back."""
+
+    def finish(self, trained: AdapterState, context: LocalContext) -> Outcome:
+        rounds = context.kept.get("rounds", torch.zeros(1)) + 1
+        return replace(super().finish(trained, context), kept={"rounds": rounds})
+
+
+class Personal(Counting):
     """B stays at the bank (the idea of FedSA-LoRA)."""
 
     personal = True
@@ -181,7 +188,8 @@ class Personal(LocalRule):
 
     def finish(self, trained: AdapterState, context: LocalContext) -> Outcome:
         delta = {"q.A": trained.tensors["q.A"] - context.job.adapter.tensors["q.A"]}
-        return Outcome(delta=delta, slots={}, kept={**context.kept, "own.B": trained.tensors["q.B"]})
+        kept = super().finish(trained, context).kept
+        return Outcome(delta=delta, slots={}, kept={**kept, "own.B": trained.tensors["q.B"]})
 
 
 class ToyMechanism(Mechanism):
@@ -245,7 +253,7 @@ def plan(
         num_rounds=num_rounds,
         client_fraction=client_fraction,
         strategy=strategy(),
-        rule=rule or LocalRule(),
+        rule=rule or Counting(),
         download=download or pipeline(()),
         upload=upload or pipeline(()),
         banks=rows,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -166,6 +167,14 @@ def test_values_that_are_not_finite_never_leave(codec: Codec, value: float) -> N
     assert fakes.same(kept, before), "what the bank keeps did not diverge with it"
     with pytest.raises(Refused, match=r"^1 of 6 values"):
         unpack(reply, codec)
+
+
+def test_what_a_bank_keeps_does_not_diverge_although_its_update_is_finite() -> None:
+    before = {"own.B": torch.ones(1)}
+    diverged = trained({"q.A": torch.ones(2, 3)}, kept={"own.B": torch.tensor([math.nan])})
+    reply, kept = pack(diverged, pipeline(()), before, seed=3)
+    assert (reply.delta.num_bytes, reply.problem) == (0, "1 of 1 values of 'own.B' in what it keeps are not finite")
+    assert fakes.same(kept, before)
 
 
 def test_values_that_are_not_finite_never_reach_a_mean() -> None:
