@@ -237,9 +237,7 @@ class _Shelf:
 
     def _label(self, tensor: Tensor) -> str:
         if id(tensor) not in self._labels:
-            body = tensor.detach().contiguous().numpy().tobytes()
-            about = f"{tensor.dtype} {tuple(tensor.shape)} ".encode()
-            label = self._labels[id(tensor)] = hashlib.sha256(about + body).hexdigest()[:32]
+            label = self._labels[id(tensor)] = _content_label(tensor)
             self.tensors[label] = tensor
         return self._labels[id(tensor)]
 
@@ -248,6 +246,12 @@ class _Shelf:
         if place == len(self.rows):
             self.rows.append(row)
         return place
+
+
+def _content_label(tensor: Tensor) -> str:
+    body = tensor.detach().contiguous().numpy().tobytes() if tensor.numel() else b""  # numpy has no 0 x 2^62 values
+    about = f"{tensor.dtype} {tuple(tensor.shape)} ".encode()
+    return hashlib.sha256(about + body).hexdigest()[:32]
 
 
 def _links(values: _Links, shelf: Tensors) -> dict[str, Link]:
@@ -265,6 +269,8 @@ def _links(values: _Links, shelf: Tensors) -> dict[str, Link]:
     for label, tensor in shelf.items():
         if tensor.dtype != torch.float32:
             raise CheckpointError(f"{LINKS} {label}: what arrived is float32, not {tensor.dtype}")
+        if _content_label(tensor) != label:
+            raise CheckpointError(f"{LINKS} {label}: another tensor, of shape {tuple(tensor.shape)}, goes by this name")
     try:
         links = {
             bank: Link(digests(known), tensors(received), tensors(residual))
