@@ -143,12 +143,14 @@ def watch(
     format_: opt.EndFormat = opt.Format.TEXT,
 ) -> None:
     """Show a run that goes on elsewhere; ends with the job's exit code, or with 0 if the run came to its end."""
+    from fedsim.records.files import telling
     from fedsim.view import show_lines
     from fedsim.watch import is_folder, watch_job
     from fedsim.watch import watch as events_of
 
     if is_folder(target):
-        _show(events_of(Path(target), once), format_)
+        with telling(Path(target)):
+            _show(events_of(Path(target), once), format_)
     elif code := show_lines(watch_job(target, address), sys.stdout):
         raise typer.Exit(code)
 
@@ -217,10 +219,13 @@ def compare(
     from fedsim.records.collect import collect
     from fedsim.records.compare import compare as compared
     from fedsim.records.compare import setting
+    from fedsim.records.files import telling
     from fedsim.records.render import render
 
-    found, notes = collect(folders)
-    typer.echo(render(compared(found, metric, setting(against)), notes, format_.value))
+    with telling(*folders):
+        found, notes = collect(folders)
+        text = render(compared(found, metric, setting(against)), notes, format_.value)
+    typer.echo(text)
 
 
 @app.command()
@@ -231,11 +236,13 @@ def report(
 ) -> None:
     """Write one HTML file about ended runs: tables, curves, gains, costs and splits; it needs no network."""
     from fedsim.records.collect import collect
-    from fedsim.records.files import write_atomically
+    from fedsim.records.files import telling, write_atomically
     from fedsim.records.report import report as written
 
-    found, notes = collect(folders)
-    write_atomically(out, written(found, notes, metric))
+    with telling(*folders):
+        found, notes = collect(folders)
+        page = written(found, notes, metric)
+    write_atomically(out, page)
     typer.echo(f"written: {out}")
 
 

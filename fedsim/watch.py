@@ -18,6 +18,7 @@ from fedsim.core.errors import CheckpointError
 from fedsim.core.events import BankRow, BankSummary, Event, Finished, RoundRow, Started
 from fedsim.records.files import read_json, read_lines
 from fedsim.records.grid import ENDED
+from fedsim.records.lock import holder_of
 from fedsim.records.summary import Summary
 
 POLL_S = 0.5
@@ -29,7 +30,8 @@ def watch(folder: Path, once: bool = False, wait: Callable[[float], None] = time
     """Started, the rounds so far, those that come, and Finished once there is a summary.
 
     ``once``: Finished after the rounds so far, with the status "running". Of a grid's directory, the run that began
-    last. CheckpointError when there is none. The exit code in Finished is 0 when the run came to its end, otherwise 1.
+    last. CheckpointError when there is none, and when no process is at it any more that could bring it to its end. The
+    exit code in Finished is 0 when the run came to its end, otherwise 1.
     """
     folder = run_in(folder)
     scenario = read(folder / "scenario.yaml").data
@@ -37,6 +39,7 @@ def watch(folder: Path, once: bool = False, wait: Callable[[float], None] = time
     yield started
     shown, so_far, seconds = -1, Summary(started), 0.0
     while True:
+        gone = None if once else _gone(folder)  # before the summary: who ends a run in good order writes one and leaves
         summary = _summary(folder)  # before the rounds: what is there when a run has ended is all
         for row in _rounds(folder):
             if row.round > shown:
@@ -49,6 +52,10 @@ def watch(folder: Path, once: bool = False, wait: Callable[[float], None] = time
         if once:
             yield Finished(RUNNING, so_far.result(RUNNING, seconds), NOT_ENDED_EXIT)
             return
+        if gone is not None:
+            raise CheckpointError(
+                f"{folder}: round {shown} was the last: {gone}; go on with it: fedsim resume {folder}"
+            )
         wait(POLL_S)
 
 
@@ -70,10 +77,21 @@ def is_folder(target: str) -> bool:
 
 def run_in(folder: Path) -> Path:
     """The folder itself where it is a run's, else the newest run right below it."""
-    runs = [folder] if (folder / "rounds.jsonl").is_file() else [path.parent for path in folder.glob("*/rounds.jsonl")]
+    begun = [path.parent for path in (folder / "rounds.jsonl", *folder.glob("*/rounds.jsonl")) if path.is_file()]
+    runs = [run for run in begun if (run / "scenario.yaml").is_file()]
     if not runs:
         raise CheckpointError(f"{folder} is no run directory; give one that fedsim run has written, or a job's name")
-    return max(runs, key=lambda run: (run / "scenario.yaml").stat().st_mtime)
+    return folder if folder in runs else max(runs, key=lambda run: (run / "scenario.yaml").stat().st_mtime)
+
+
+def _gone(folder: Path) -> str | None:
+    """Why no process is at a run; None where one is or may be: of another machine's processes nothing is known."""
+    holder = holder_of(folder)
+    if holder is None or holder.pid is None:
+        return "no process is at this run"
+    if holder.here and not holder.alive:
+        return f"process {holder.pid}, which was at this run since {holder.since}, is gone"
+    return None
 
 
 def _summary(folder: Path) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from fedsim.core.errors import CheckpointError
 from fedsim.core.events import Finished, RoundRow, Started
+from fedsim.records.lock import LOCK, acquire, release
 from fedsim.records.record import RunRecord
 from fedsim.view import show, show_lines
 from fedsim.watch import is_folder, run_in, watch
@@ -20,6 +22,7 @@ SCENARIO = {"name": "quickstart", "num_rounds": 2, "privacy": {"kind": "dp_sgd",
 
 def begun(folder: Path) -> RunRecord:
     record = RunRecord(folder)
+    acquire(folder)
     record.begin(SCENARIO, {})
     record.add_split({"banks": [{"name": n, "train": t, "test": 50} for n, t in zip(NAMES, TRAIN, strict=True)]})
     return record
@@ -86,6 +89,31 @@ def test_once_says_that_the_run_goes_on(tmp_path: Path) -> None:
     assert (finished.status, finished.exit_code) == ("running", 1)
     assert finished.summary["rounds"] == 1
     assert finished.summary["epsilon"] == 0.5
+
+
+def test_who_watches_a_run_that_nobody_is_at_is_told(tmp_path: Path) -> None:
+    """Killed, left without a summary, or a copy without its lock; a process of another machine may live."""
+    record = begun(tmp_path)
+    record.add_round(round_row(0))
+    with pytest.raises(InterruptedError):  # it lives: it is waited for
+        list(watch(tmp_path, wait=interrupt))
+    lock = json.loads((tmp_path / LOCK).read_text())
+    (tmp_path / LOCK).write_text(json.dumps({**lock, "start": "1"}))  # of a process that had this id before
+    with pytest.raises(CheckpointError, match=r"round 0 was the last: process \d+, .* is gone; .*: fedsim resume "):
+        list(watch(tmp_path, wait=interrupt))
+    (tmp_path / LOCK).write_text(json.dumps({**lock, "start": "1", "host": "elsewhere"}))
+    with pytest.raises(InterruptedError):
+        list(watch(tmp_path, wait=interrupt))
+    release(acquire(tmp_path, steal=True))
+    with pytest.raises(CheckpointError, match="no process is at this run"):
+        list(watch(tmp_path, wait=interrupt))
+    (tmp_path / LOCK).unlink()
+    with pytest.raises(CheckpointError, match="no process is at this run"):
+        list(watch(tmp_path, wait=interrupt))
+
+
+def interrupt(_: float) -> None:
+    raise InterruptedError
 
 
 @pytest.mark.parametrize(("status", "code"), [("budget_exhausted", 0), ("failed", 1), ("interrupted", 1)])

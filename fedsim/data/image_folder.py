@@ -63,6 +63,8 @@ class ImageFolder(Source):
             from PIL import Image
         except ImportError as error:
             raise DataError("data kind image_folder needs Pillow: pip install 'fedsim[images]'") from error
+        if not file.is_file():
+            raise DataError(f"{shown(file)}: is not a regular file")
         with reading(file), Image.open(file) as opened:
             image = opened.convert("RGB" if self.config.channels == 3 else "L")
             if self.config.size is not None:

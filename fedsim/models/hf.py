@@ -117,6 +117,7 @@ class HuggingFace(BaseModel):
     def fingerprint(self) -> str:
         digest = hashlib.sha256(json.dumps(self.config.model_dump(), sort_keys=True).encode())
         if self.folder is not None:
+            self._require_files()
             for file in sorted(self.folder.glob("*token*")) + sorted(self.folder.glob("vocab*")):
                 digest.update(file.name.encode() + file.read_bytes())
         return digest.hexdigest()

@@ -75,7 +75,10 @@ def check_folder(folder: Path) -> None:
         raise ModelError(f"model folder {folder} has no config.json; give a folder written by save_pretrained")
     if not any(file for pattern in TOKENIZERS for file in folder.glob(pattern)):
         raise ModelError(f"model folder {folder} has no tokenizer ({', '.join(TOKENIZERS)}); save it there too")
-    weights = sorted(folder.glob("*.safetensors"))
+    for file in sorted(folder.iterdir()):
+        if not (file.is_file() or file.is_dir()):
+            raise ModelError(f"model folder {folder}: {file.name} is not a regular file; copy the model again")
+    weights = sorted(file for file in folder.glob("*.safetensors") if file.is_file())
     if not weights:
         pickled = any(folder.glob("*.bin"))
         remedy = (

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from fedsim.core import seeds
 from fedsim.core.errors import SecurityError
+from fedsim.core.regular import read_regular
 
 KEY_BYTES = 32
 SUMMANDS = 4  # normals added up to one
@@ -112,7 +113,7 @@ class Keyed:
 
 def _read_key(file: Path) -> bytes:
     try:
-        mode, secret = file.stat().st_mode, file.read_bytes()
+        mode, secret = file.stat().st_mode, read_regular(file)
     except OSError as error:
         remedy = f"make one with: (umask 077; head -c {KEY_BYTES} /dev/urandom > {file})"
         raise SecurityError(f"privacy.noise_key: {file} cannot be read ({error.strerror}); {remedy}") from error

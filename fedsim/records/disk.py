@@ -13,13 +13,14 @@ import shutil
 from pathlib import Path
 
 from fedsim.core.errors import CheckpointError
+from fedsim.core.regular import open_regular, read_regular
 
 
 class Disk:
     """The real one."""
 
     def read(self, path: Path) -> bytes:
-        return path.read_bytes()
+        return read_regular(path)
 
     def names(self, folder: Path) -> list[str]:
         """What a folder holds, sorted; empty when it is not there."""
@@ -59,7 +60,7 @@ class Disk:
 
     def sync(self, path: Path) -> None:
         """Wait until a file's content, or the names in a folder, are on the disk."""
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
             os.fsync(descriptor)
         finally:
@@ -69,7 +70,7 @@ class Disk:
         return shutil.disk_usage(folder).free
 
     def _put(self, path: Path, data: bytes, flags: int) -> None:
-        descriptor = os.open(path, flags, 0o644)
+        descriptor = open_regular(path, flags)
         try:
             rest = memoryview(data)
             while rest:

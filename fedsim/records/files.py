@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.core.errors import CheckpointError
+from fedsim.core.regular import open_regular, read_regular
 
 
 def to_json(value: object, indent: int | None = None) -> str:
@@ -33,8 +34,7 @@ def write_atomically(path: Path, text: str) -> None:
     """Replace a file as a whole: after a crash it holds the old text or the new one. CheckpointError when it cannot."""
     temporary = path.with_name(f".{path.name}.tmp")
     with _as_checkpoint_error(path):
-        temporary.write_text(text, encoding="utf-8")
-        _sync(temporary)
+        _write(temporary, text, os.O_TRUNC)
         temporary.replace(path)
         _sync(path.parent)
 
@@ -58,10 +58,8 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
 def append_lines(path: Path, objects: Iterable[Mapping[str, object]]) -> None:
     """Append one line of JSON per object, all in one write, and wait for the disk. CheckpointError when it cannot."""
     text = "".join(f"{to_json(item)}\n" for item in objects)
-    with _as_checkpoint_error(path), path.open("a", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    with _as_checkpoint_error(path):
+        _write(path, text, os.O_APPEND)
 
 
 def remove(*paths: Path) -> None:
@@ -77,17 +75,39 @@ def remove(*paths: Path) -> None:
 def read_json(path: Path) -> Any:
     """CheckpointError when the file cannot be read or is not JSON."""
     with _as_checkpoint_error(path, "read"):
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_regular(path).decode())
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a file of JSON lines. A last line that a crash cut short is left out."""
     with _as_checkpoint_error(path, "read"):
-        whole, _, _cut = path.read_text(encoding="utf-8").rpartition("\n")
+        whole, _, _cut = read_regular(path).decode().rpartition("\n")
         lines = [json.loads(line) for line in whole.split("\n") if line]
     if not all(isinstance(line, dict) for line in lines):
         raise CheckpointError(f"cannot read {path}: a line is no object; is it of a run directory?")
     return lines
+
+
+@contextmanager
+def telling(*folders: Path) -> Iterator[None]:
+    """For who tells of run directories: CheckpointError where what was read has other keys or types than were written.
+
+    Each file is JSON, and looked at as such when it is read; ``--debug`` shows which key it was.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        where, what = ", ".join(map(str, folders)), f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CheckpointError(
+            f"cannot make sense of {where} ({what}); to have a run's tables written again, resume it"
+        ) from error
+
+
+def _write(path: Path, text: str, how: int) -> None:
+    with open(open_regular(path, os.O_WRONLY | os.O_CREAT | how), "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _sync(path: Path) -> None:

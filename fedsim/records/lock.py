@@ -135,7 +135,7 @@ def _write(folder: Path, holder: Holder) -> None:
 def _alone(folder: Path) -> Iterator[None]:
     """One process at a time looks and writes, as far as the file system knows locks; the epoch does the rest."""
     try:
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         raise CheckpointError(f"cannot open run directory {folder}: {error.strerror}") from error
     try:

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from fedsim.core import registry
 from fedsim.core.errors import DataError
+from fedsim.core.regular import read_regular
 from fedsim.core.rows import Corpus
 from fedsim.data.base import Columns, Partitioner, Split, num_rows
 from fedsim.data.saved import fingerprint
@@ -34,7 +35,7 @@ class File(Partitioner):
     def content(self) -> dict[str, Any]:
         path = Path(self.config.path)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(read_regular(path).decode())
         except OSError as error:
             raise DataError(f"cannot read split {path}: {error.strerror or error}") from error
         except ValueError as error:
