@@ -137,7 +137,7 @@ def saved_from(files: Mapping[str, bytes]) -> Saved:
 def require_fits(state: ServerState, first: ServerState) -> None:
     """CheckpointError when a state is not of the run that began with ``first``: of other banks, or of another model.
 
-    A method may change ranks from round to round, and nothing else of an adapter's tensors.
+    A method may change ranks from round to round, and nothing else of an adapter's tensors; it may add slots.
     """
     if [(b.name, b.num_examples) for b in state.banks] != [(b.name, b.num_examples) for b in first.banks]:
         raise CheckpointError("it is of other banks, or of banks with other numbers of rows")
@@ -151,6 +151,11 @@ def require_fits(state: ServerState, first: ServerState) -> None:
             raise CheckpointError(f"{name} has shape {left} at rank {state.adapter.rank}, the model's has {right}")
         if not torch.isfinite(found[name]).all():
             raise CheckpointError(f"{name} holds values that are not finite")
+    for name, like in first.slots.items():
+        slot = state.slots.get(name)
+        if slot is None or (slot.shape, slot.dtype) != (like.shape, like.dtype):
+            found_as = "is missing" if slot is None else f"has shape {tuple(slot.shape)} and type {slot.dtype}"
+            raise CheckpointError(f"slot {name} {found_as}, the method's has {tuple(like.shape)} and {like.dtype}")
 
 
 def _sizes(name: str, adapter: AdapterState) -> tuple[object, ...]:

@@ -85,6 +85,10 @@ def other_tensor(name: str, *shape: int) -> ServerState:
     return replace(state(), adapter=state().adapter.with_tensors({name: torch.ones(shape)}))
 
 
+def other_slot(tensor: torch.Tensor) -> ServerState:
+    return replace(state(), slots={**state().slots, "m/q.A": tensor})
+
+
 @pytest.mark.parametrize(
     ("other", "told"),
     [
@@ -95,6 +99,9 @@ def other_tensor(name: str, *shape: int) -> ServerState:
         (other_tensor("q.A", 2, 4), r"q.A has shape \(2, 4\) at rank 2, the model's has \(2, 3\)"),
         (other_tensor("q.B", 4, 1), r"q.B has shape \(4, 1\) at rank 2, the model's has \(4, 2\)"),
         (replace(state(), adapter=adapter(float("nan"))), "q.A holds values that are not finite"),
+        (replace(state(), slots={}), r"slot privacy/bound is missing, the method's has \(1,\) and torch.float64"),
+        (other_slot(torch.ones(2)), r"slot m/q.A has shape \(2,\) and type torch.float32, the method's has \(6,\)"),
+        (other_slot(EDGES.double()), r"slot m/q.A has shape \(6,\) and type torch.float64"),
     ],
 )
 def test_a_state_of_another_run_is_told(other: ServerState, told: str) -> None:
