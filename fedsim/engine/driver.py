@@ -35,7 +35,7 @@ from fedsim.engine.checkpoint import Saved, require_fits
 from fedsim.engine.evaluation import Evaluated, evaluate, own_adapters
 from fedsim.engine.failures import REFUSALS, Offences
 from fedsim.engine.gather import Gathered, Missing, gather, require_quorum
-from fedsim.engine.keeping import require_kept_fits
+from fedsim.engine.keeping import require_kept_fits, require_links_fit
 from fedsim.engine.plan import Plan
 from fedsim.engine.pool import Kept, Pool
 from fedsim.engine.resources import in_a_round
@@ -126,6 +126,7 @@ class Driver:
         try:
             require_fits(saved.state, first)
             require_kept_fits(saved.kept, self.plan, first)
+            require_links_fit(saved.links, self.plan, first)
         except CheckpointError as error:
             raise CheckpointError(
                 f"{self.plan.run_dir}: round {saved.state.round} is not of this run: {error}; go on with the model "

@@ -1,4 +1,4 @@
-"""What a bank keeps, when it comes back from a checkpoint: of this run, or another's, or edited by hand.
+"""What a bank keeps and what it last received, when a checkpoint brings it back: of this run, or edited by hand.
 
 Nobody but its bank makes anything of the values. Names, shapes and types follow from what the bank is sent: the
 method's own rule says what it keeps of a first job, and a residual of the upload codec is as large as its tensor.
@@ -15,16 +15,14 @@ from fedsim.core.errors import CheckpointError
 from fedsim.core.messages import ServerState, TrainJob
 from fedsim.engine.checkpoint import unpack_tensors
 from fedsim.engine.plan import Plan
-from fedsim.engine.transport import CODEC_KEPT
+from fedsim.engine.transport import CODEC_KEPT, Link
 from fedsim.strategies.base import LocalContext, LocalRule
 
 
 def require_kept_fits(kept: Mapping[str, bytes], plan: Plan, first: ServerState) -> None:
     """CheckpointError with bank and tensor when something is not what that bank keeps in the run that began so."""
-    arrivals = plan.strategy.arrivals(first)  # a method that says who comes can tell of these alone, who are all alike
     for bank, data in sorted(kept.items()):
-        sent = bank if arrivals is None or bank in arrivals else arrivals[0]
-        job, found = plan.strategy.configure(first, sent, plan.seed), unpack_tensors(data)
+        job, found = _first_job(plan, first, bank), unpack_tensors(data)
         own, more = _kept_of_first(plan.rule, job), {}
         if plan.upload.needs_basis:
             more = {f"{CODEC_KEPT}{name}": tensor for name, tensor in job.adapter.tensors.items()}  # of what was sent
@@ -32,6 +30,25 @@ def require_kept_fits(kept: Mapping[str, bytes], plan: Plan, first: ServerState)
             raise CheckpointError(f"what bank {bank!r} keeps lacks {name} of shape {tuple(own[name].shape)}")
         for name in sorted(found):
             _require_alike(bank, name, found, {**own, **more})
+
+
+def require_links_fit(links: Mapping[str, Link], plan: Plan, first: ServerState) -> None:
+    """CheckpointError when a bank cannot have received what it is said to have. Nothing where shapes may change."""
+    if not plan.strategy.sheet.keeps_basis:
+        return
+    for bank, link in sorted(links.items()):
+        for name, like in _first_job(plan, first, bank).adapter.tensors.items():
+            for held in (tensors.get(f"adapter/{name}", like) for tensors in (link.received, link.residual)):
+                if held.shape != like.shape:
+                    claimed, sent = tuple(held.shape), tuple(like.shape)
+                    raise CheckpointError(f"what bank {bank!r} received: {name} has shape {claimed}, expected {sent}")
+
+
+def _first_job(plan: Plan, first: ServerState, bank: str) -> TrainJob:
+    """A method that says who comes can be asked of these alone: they are all alike."""
+    arrivals = plan.strategy.arrivals(first)
+    sent = bank if arrivals is None or bank in arrivals else arrivals[0]
+    return plan.strategy.configure(first, sent, plan.seed)
 
 
 def _kept_of_first(rule: LocalRule, job: TrainJob) -> Tensors:

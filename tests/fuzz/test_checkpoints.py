@@ -230,6 +230,22 @@ def test_what_a_bank_keeps_is_refused_by_name_before_it_is_used(
     assert failed.value.exit_code == 70
 
 
+@pytest.mark.parametrize("part", ["received", "residual"])
+def test_what_a_bank_received_is_refused_by_name(stopped: Path, tmp_path: Path, part: str) -> None:
+    """Under the name of its own content, as who writes the file by fedsim's own means has it."""
+    files = newest(stopped)
+    saved = saved_from(files)
+    links = dict(saved.links)
+    for bank, link in links.items():
+        received, residual = ({n: t[:, :1] for n, t in held.items()} for held in (link.received, link.residual))
+        links[bank] = Link(link.digests, received, residual if part == "residual" else {})
+    kept = {name: data for name, data in files.items() if name.startswith("kept-")}
+    spoilt = {**dict(files_of(saved.state, links, [])), **kept}
+    assert gone_on(stopped, tmp_path / "run", spoilt) == "exit 6"
+    with pytest.raises(CheckpointError, match=r"what bank 'east' received: q\.A has shape \(2, 1\), expected \(2, 3\)"):
+        toys.run(toys.plan(tmp_path / "run", 4))
+
+
 def test_runs_go_on_from_some_rounds_that_are_signed_again(stopped: Path, tmp_path: Path) -> None:
     cases = [*other_tensors(newest(stopped)), *other_values(newest(stopped))]
     for files in Random(2).sample(cases, 25):
