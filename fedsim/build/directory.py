@@ -69,9 +69,9 @@ class Directory:
         plan = replace(job.plan, store=store, notes=(*job.plan.notes, *self.notes))
         if starts:
             found = RunStore(store).restore()  # a refusal costs nothing here
-            if found is not None and found[0].state.round > plan.num_rounds:
+            if found is not None and found.saved.state.round > plan.num_rounds:
                 raise CheckpointError(
-                    f"{self.folder} holds {found[0].state.round} rounds, more than num_rounds asks for"
+                    f"{self.folder} holds {found.saved.state.round} rounds, more than num_rounds asks for"
                 )
         return replace(job, plan=plan)
 

@@ -1,6 +1,6 @@
 """The run: rounds of federated training as one straight path.
 
-    sample -> configure -> send -> train -> receive -> aggregate -> charge -> evaluate -> report
+    sample -> configure -> charge -> send -> train -> receive -> aggregate -> commit -> evaluate -> report
 
 A method that needs the banks' mean alone is given sums that the actors made (``engine.sums``), so that the driver never
 holds all updates. Under secure aggregation it sees no update at all (``engine.secure``).
@@ -11,14 +11,13 @@ random is drawn from (seed, round), and updates are aggregated in bank order, so
 answers first reaches a number. Rounds count from 0 inside a job and from 1 in what is shown.
 
 Around a round stand four writes, each durable before the next step: the ledger is charged before jobs are sent, the
-hash of what came back is noted before it is aggregated, the new state is staged before it is evaluated, and it is
-committed before its row is shown. A driver that is killed at any instant is followed by one that goes on from the last
-commit and comes to the same bits.
+hash of what came back is noted before it is aggregated, the new state is committed before the next round begins, and
+what was measured of it is noted before its row is shown. A driver that is killed at any instant is followed by one that
+goes on from the last commit and comes to the same bits.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,25 +27,24 @@ import torch
 from fedsim.core import seeds
 from fedsim.core.adapter import map_tensors
 from fedsim.core.errors import CheckpointError, FedsimError
-from fedsim.core.events import Event, Failed, Finished, RoundRow, Seen, Served
+from fedsim.core.events import Event, Failed, Finished, Seen, Served
 from fedsim.core.messages import Exchange, ServerState, Update
 from fedsim.engine import account
-from fedsim.engine.checkpoint import Saved, require_fits
-from fedsim.engine.evaluation import Evaluated, evaluate, own_adapters
-from fedsim.engine.failures import REFUSALS, Offences
-from fedsim.engine.gather import Gathered, Missing, gather, require_quorum
+from fedsim.engine.checkpoint import require_fits
+from fedsim.engine.evaluation import own_adapters, scoring
+from fedsim.engine.failures import REFUSALS, Decided, Offences
+from fedsim.engine.gather import Gathered, Missing, Told, gather, require_quorum
 from fedsim.engine.keeping import require_kept_fits, require_links_fit
 from fedsim.engine.plan import Plan
 from fedsim.engine.pool import Kept, Pool
 from fedsim.engine.resources import in_a_round
-from fedsim.engine.rows import round_row
 from fedsim.engine.secure_uplink import SecureUplink, asked
-from fedsim.engine.store import open_store
-from fedsim.engine.transport import Downlink, digest_of
+from fedsim.engine.store import Restored, open_store
+from fedsim.engine.telling import Draft, Telling
+from fedsim.engine.transport import Delivery, Downlink, digest_of
 from fedsim.engine.uplink import Receiver, SummingUplink, Uplink
 from fedsim.privacy.accounting import Bound
 from fedsim.privacy.ledger import Charge
-from fedsim.records.summary import Summary
 
 TIGHT_BANKS = 64  # a tight epsilon takes up to a second: it is computed for so many banks, the worst ones
 
@@ -69,7 +67,7 @@ class Driver:
         self.uplink = uplink(plan, pool)
         self.store = open_store(plan.store)
         self.ledger = plan.ledger(log=self.store.ledger)
-        self.summary = Summary(plan.started())
+        self.telling = Telling(plan, pool, self.store)
         self.kept: dict[str, Kept] = {}  # by bank; carried, never read
         self.offences = Offences(plan.failures.quarantine)
 
@@ -77,52 +75,55 @@ class Driver:
         """Started, then per round BankDone of each bank and a RoundRow, then Served of each model and Finished.
 
         Between them Failed, whose action is taken when the next event is asked for, and Waiting. A resumed run begins
-        with the failures and rows of its committed rounds.
+        with the failures and rows of its committed rounds. A row is told when its round is measured: nothing of the
+        next one is told before, though it may be in training.
         """
-        plan, clock = self.plan, _Clock()
-        saved, rows, notes = self._restored()
+        plan, told = self.plan, self.telling
+        draft: Draft | None
+        found, notes = self._restored()
         yield from self.pool.ready()
         yield plan.started(notes)
-        for row in rows:
-            yield from self._retold(row, clock)
+        yield from self._retold(found)
         first = plan.strategy.init(self.pool.new_adapter(plan.seed), plan.infos, plan.seed)
-        if saved is None:
+        if found is None:
             state = first
             self._stage(state)
-            yield self._committed(state, Gathered(), evaluate(plan, self.pool, state, self.kept), clock)
+            draft = told.committed(state, Gathered(), self.ledger, self.kept, last=False)
         else:
-            state = self._taken_up(saved, first)
+            state, draft = self._taken_up(found, first)
         turn = self._next(state)
         while turn is not None:
-            trained = yield from self._train(state, turn)
+            trained = yield from self._train(state, turn, draft)
             given, gathered = self.uplink.end(trained)
             if plan.audited:
                 yield Seen(tuple(given))
             state = self._aggregate(turn, state, given, trained)
             self._stage(state)
             turn = self._next(state)
-            evaluated = self._evaluate(state, last=turn is None)
-            yield self._committed(state, gathered, evaluated, clock)
+            draft = told.committed(state, gathered, self.ledger, self.kept, last=turn is None)
+        if draft is not None:
+            yield from told.now(draft)
         if plan.exports:
             yield from self._served(state)
         status = "completed" if state.round == plan.num_rounds else "budget_exhausted"
         tight, shared = self._tight_epsilons(), self.ledger.tight_together()
-        yield Finished(status, self.summary.result(status, clock.total(), tight, shared))
+        yield Finished(status, told.summary.result(status, told.seconds(), tight, shared))
 
     # ------------------------------------------------------------------------------------------ what is durable
 
-    def _restored(self) -> tuple[Saved | None, list[RoundRow], tuple[str, ...]]:
-        """(what to go on from, or None at the beginning; the rows up to it; what the user should know)."""
+    def _restored(self) -> tuple[Restored | None, tuple[str, ...]]:
+        """(what to go on from, or None at the beginning; what the user should know)."""
         found = self.store.restore()
         notes = ["The privacy ledger's last line was cut short: charged to every bank."] if self._mended() else []
         if found is None:
-            return None, [], tuple(notes)
-        saved, rows, passed = found
-        notes += [f"Damaged: {what}; going back to round {saved.state.round}." for what in passed]
-        return saved, rows, (*notes, f"Resumed after round {saved.state.round} of {self.plan.num_rounds}.")
+            return None, tuple(notes)
+        round_ = found.saved.state.round
+        notes += [f"Damaged: {what}; going back to round {round_}." for what in found.passed]
+        return found, (*notes, f"Resumed after round {round_} of {self.plan.num_rounds}.")
 
-    def _taken_up(self, saved: Saved, first: ServerState) -> ServerState:
-        """The state to go on from, once it is sure that all of it is of the run that begins so."""
+    def _taken_up(self, found: Restored, first: ServerState) -> tuple[ServerState, Draft | None]:
+        """The state to go on from, once it is sure that all of it is of the run that begins so, and its draft."""
+        saved = found.saved
         try:
             require_fits(saved.state, first)
             require_kept_fits(saved.kept, self.plan, first)
@@ -134,30 +135,29 @@ class Driver:
             ) from error
         self.downlink.links.update(saved.links)
         self.kept.update({bank: self.pool.load(data) for bank, data in saved.kept.items()})
-        return saved.state
+        draft = Draft(found.draft, scoring(self.plan, saved.state, self.kept)) if found.draft else None
+        return saved.state, draft
 
     def _mended(self) -> bool:
         return self.ledger.mend({info.name: account.price(self.plan, info.name) for info in self.plan.infos})
 
-    def _retold(self, row: RoundRow, clock: _Clock) -> Iterator[Event]:
-        """A committed round once more: everything that adds up over the rounds takes it in."""
-        for one in self.store.failures(row.round):
-            self.offences.note(one)
-            yield one
-        clock.add(row.seconds)
-        self.summary.add(row)
-        yield row
+    def _retold(self, found: Restored | None) -> Iterator[Event]:
+        """Committed rounds once more: everything that adds up over the rounds takes them in."""
+        rows = [] if found is None else [(row, True) for row in found.rows]
+        if found is not None and found.draft is not None:
+            rows.append((found.draft, False))
+        for row, is_whole in rows:
+            for one in self.store.failures(row.round):
+                self.offences.note(one)
+                yield one
+            if is_whole:
+                self.telling.again(row)
+                yield row
 
     def _stage(self, state: ServerState) -> None:
         mine = ((place, self.kept.get(info.name)) for place, info in enumerate(self.plan.infos))
         kept = ((place, self.pool.save(own)) for place, own in mine if own is not None)
         self.store.stage(state, self.downlink.links, ((place, data) for place, data in kept if data))
-
-    def _committed(self, state: ServerState, gathered: Gathered, evaluated: Evaluated, clock: _Clock) -> RoundRow:
-        row = round_row(self.plan, self.ledger, state.round, gathered, evaluated, self.summary.releases(), clock.lap())
-        self.store.commit(row)
-        self.summary.add(row)
-        return row
 
     # -------------------------------------------------------------------------------------------------- a round
 
@@ -174,21 +174,27 @@ class Driver:
             return None
         return _Turn(cohort, barred, charge)
 
-    def _train(self, state: ServerState, turn: _Turn) -> Generator[Event, None, Gathered]:
+    def _train(self, state: ServerState, turn: _Turn, draft: Draft | None) -> Generator[Event, None, Gathered]:
         """What the banks of a round send, and who is missing: QuorumError when the round may not go on without them.
+
+        The ``draft`` of the round before is told first; where it is to be measured, this round may train meanwhile.
 
         A round that fails is tried again as if for the first time; one that was killed goes the way that it went.
         """
         plan, names = self.plan, [bank for bank in turn.cohort if bank not in turn.barred]
         jobs = [plan.strategy.configure(state, bank, plan.seed) for bank in names]
         decided = [one for one in self.store.failures(state.round + 1) if one.bank not in turn.barred]
+        if draft is not None and (draft.asked is None or turn.barred or decided):
+            yield from self.telling.now(draft)
+            draft = None
         for one in turn.barred.values():
             self.store.note(one)
         yield from (*turn.barred.values(), *(one for one in decided if one.cause not in REFUSALS))
         try:
             deliveries = self.uplink.begin(self.downlink.send(jobs))
             self.ledger.intend(account.of_jobs(plan, turn.charge, deliveries))
-            gathering = gather(plan, self.pool, self.uplink, deliveries, self.kept, decided)
+            train = partial(self._answers, draft, deliveries)
+            gathering = gather(plan, train, self.uplink, deliveries, self.kept, decided)
             gathered = yield from self._noted(gathering)
             missing = {bank: Missing(one) for bank, one in turn.barred.items()} | gathered.missing
             gathered.missing = {bank: missing[bank] for bank in turn.cohort if bank in missing}
@@ -199,6 +205,14 @@ class Driver:
         for lost in gathered.missing.values():
             self.offences.note(lost.failed)
         return gathered
+
+    def _answers(
+        self, draft: Draft | None, deliveries: Sequence[Delivery], kept: Sequence[Kept], decided: Decided
+    ) -> Iterator[Told]:
+        """Of actors that measure the round before first."""
+        asked = draft.asked if draft else None
+        answers = self.pool.train(deliveries, kept, self.plan.failures, decided, asked)
+        return self.telling.beside(draft, answers)
 
     def _noted(self, events: Generator[Event, None, Gathered]) -> Generator[Event, None, Gathered]:
         """The same events; a failure is on the disk before its action is taken."""
@@ -231,12 +245,6 @@ class Driver:
         trained = {n: t for n, t in job.adapter.tensors.items() if self.plan.rule.trains(n, state.round)}
         like = exchanges[0].update.delta if exchanges else trained
         return Exchange(job, Update(job.bank, map_tensors(torch.zeros_like, like), num_examples=1, num_steps=0))
-
-    def _evaluate(self, state: ServerState, last: bool) -> Evaluated:
-        every = self.plan.evaluation.every
-        if last or (every and state.round % every == 0):
-            return evaluate(self.plan, self.pool, state, self.kept)
-        return Evaluated()
 
     def _served(self, state: ServerState) -> Iterator[Served]:
         """The global model, and under a personal rule every bank's own as its actor hands it out: for export only."""
@@ -279,21 +287,3 @@ def sample(banks: Sequence[str], fraction: float, seed: int, round_: int) -> lis
     size = in_a_round(fraction, len(banks))
     chosen = seeds.rng(seed, "cohort", round_).choice(len(banks), size, replace=False)
     return [banks[index] for index in sorted(chosen)]
-
-
-class _Clock:
-    """Seconds since the start and since the last lap; earlier ones may be added."""
-
-    def __init__(self) -> None:
-        self._start = self._lap = time.perf_counter()
-
-    def add(self, seconds: float) -> None:
-        self._start -= seconds
-
-    def lap(self) -> float:
-        now = time.perf_counter()
-        self._lap, past = now, now - self._lap
-        return past
-
-    def total(self) -> float:
-        return time.perf_counter() - self._start

@@ -7,7 +7,9 @@ everyone's rows: ``auc`` on the bank's own test rows, ``everyone_auc`` on all.
 
 Where F1 needs a threshold, it is chosen on training rows: everyone's for the global model, a bank's own for its own.
 
-Evaluation is the simulator's instrument: what it moves is not counted as traffic.
+Evaluation is the simulator's instrument: what it moves is not counted as traffic, and nothing that is computed later
+depends on it. So it comes in two halves, what is to be scored and what follows from the scores: actors may score a
+state while others already train the next round.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import numpy as np
 from fedsim.core.adapter import AdapterState
 from fedsim.core.messages import ServerState
 from fedsim.engine.plan import Plan
-from fedsim.engine.pool import Kept, OwnJob, Pool
+from fedsim.engine.pool import Kept, OwnJob, Pool, Scoring
 from fedsim.engine.transport import Address, Parcel
 from fedsim.train.metrics import f1_cut
 from fedsim.train.reuse import tried_rows
@@ -37,43 +39,41 @@ class Evaluated:
     banks: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
-def evaluate(plan: Plan, pool: Pool, state: ServerState, kept: Mapping[str, Kept]) -> Evaluated:
-    """Evaluate ``state`` and, where the rule is personal, each bank's own adapter."""
+def scoring(plan: Plan, state: ServerState, kept: Mapping[str, Kept]) -> Scoring | None:
+    """What is to be scored of ``state`` and, where the rule is personal, of each bank's own adapter; None: no rows."""
     everyone = np.unique(np.concatenate([bank.test for bank in plan.banks]))
     if len(everyone) == 0:
-        return Evaluated()
-    scores = _global_scores(plan, pool, state, everyone)
-    metrics = plan.evaluation.metrics(scores)
+        return None
+    cut_on = plan.evaluation.cut_on
+    chunks = (*_chunks(everyone), *(() if cut_on is None else _chunks(cut_on)))
+    own = tuple(_own_jobs(plan, state, kept)) if plan.evaluation.per_bank and _differ(plan, state.round) else ()
+    return Scoring(Parcel(plan.strategy.serve(state), state.frozen), chunks, own, everyone)
+
+
+def measured_banks(plan: Plan, round_: int) -> frozenset[str]:
+    """The banks that an evaluation after ``round_`` measures."""
+    if not plan.evaluation.per_bank:
+        return frozenset()
+    return frozenset(bank.name for bank in plan.banks if len(bank.test) or _differ(plan, round_))
+
+
+def evaluated(plan: Plan, asked: Scoring, scores: Mapping[int, Scores]) -> Evaluated:
+    """The metrics, from the ``scores`` of all that was ``asked`` for, by its number."""
+    number, rows = len(_chunks(asked.rows)), range(len(asked.chunks))
+    everyone = Scores.joined([scores[index] for index in rows[:number]])
+    if len(rows) > number:
+        everyone = replace(everyone, cut=f1_cut(Scores.joined([scores[index] for index in rows[number:]])))
+    metrics = plan.evaluation.metrics(everyone)
     if not plan.evaluation.per_bank:
         return Evaluated(metrics)
-    if plan.rule.personal and state.round > 0:  # before that every bank's own adapter is the global one
-        return Evaluated(metrics, _personal_metrics(plan, pool, state, kept, everyone))
-    return Evaluated(metrics, {bank.name: _own_metrics(plan, scores, bank.test) for bank in plan.banks})
-
-
-def _global_scores(plan: Plan, pool: Pool, state: ServerState, rows: np.ndarray) -> Scores:
-    chunks, cut_on = _chunks(rows), plan.evaluation.cut_on
-    more = [] if cut_on is None else _chunks(cut_on)
-    parts = dict(pool.evaluate(Parcel(plan.strategy.serve(state), state.frozen), [*chunks, *more]))
-    ordered = [parts[index] for index in range(len(parts))]
-    scores = Scores.joined(ordered[: len(chunks)])
-    return replace(scores, cut=f1_cut(Scores.joined(ordered[len(chunks) :]))) if more else scores
-
-
-def _chunks(rows: np.ndarray) -> list[np.ndarray]:
-    return np.split(rows, range(CHUNK_ROWS, len(rows), CHUNK_ROWS))
-
-
-def _personal_metrics(
-    plan: Plan, pool: Pool, state: ServerState, kept: Mapping[str, Kept], rows: np.ndarray
-) -> dict[str, Mapping[str, float]]:
-    found = dict(pool.evaluate_own(_own_jobs(plan, state, kept), rows))
-    metrics: dict[str, Mapping[str, float]] = {}
-    for index, bank in enumerate(plan.banks):
-        everyone = plan.evaluation.metrics(found[index])
-        own = _own_metrics(plan, found[index], bank.test)
-        metrics[bank.name] = {**own, **{f"everyone_{name}": value for name, value in everyone.items()}}
-    return metrics
+    if not asked.own:
+        return Evaluated(metrics, {bank.name: _own_metrics(plan, everyone, bank.test) for bank in plan.banks})
+    personal: dict[str, Mapping[str, float]] = {}
+    for index, bank in enumerate(plan.banks, start=len(rows)):
+        on_all = plan.evaluation.metrics(scores[index])
+        own = _own_metrics(plan, scores[index], bank.test)
+        personal[bank.name] = {**own, **{f"everyone_{name}": value for name, value in on_all.items()}}
+    return Evaluated(metrics, personal)
 
 
 def own_adapters(
@@ -82,6 +82,15 @@ def own_adapters(
     """(bank, its own adapter) of every bank under a personal rule, as actors hand them out."""
     for index, adapter in pool.own_adapters(_own_jobs(plan, state, kept)):
         yield plan.banks[index].name, adapter
+
+
+def _differ(plan: Plan, round_: int) -> bool:
+    """Whether banks have adapters of their own: before the first round every bank's is the global one."""
+    return plan.rule.personal and round_ > 0
+
+
+def _chunks(rows: np.ndarray) -> list[np.ndarray]:
+    return np.split(rows, range(CHUNK_ROWS, len(rows), CHUNK_ROWS))
 
 
 def _own_jobs(plan: Plan, state: ServerState, kept: Mapping[str, Kept]) -> list[OwnJob]:

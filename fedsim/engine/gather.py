@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fedsim.core.errors import QuorumError
-from fedsim.core.events import BankDone, Event, Failed
+from fedsim.core.events import BankDone, Event, Failed, RoundRow, Waiting
 from fedsim.core.messages import Exchange
-from fedsim.engine.failures import REFUSALS, decide, failed, too_few
+from fedsim.engine.failures import REFUSALS, Decided, decide, failed, too_few
 from fedsim.engine.plan import Plan
-from fedsim.engine.pool import Answer, Kept, Partial, Pool
+from fedsim.engine.pool import Answer, Kept, Partial
 from fedsim.engine.transport import Delivery
 from fedsim.engine.uplink import Uplink
 
@@ -36,9 +36,14 @@ class Gathered:
     outputs: dict[str, str] = field(default_factory=dict)
 
 
+Told = Partial | Answer | RoundRow | Failed | Waiting
+Train = Callable[[Sequence[Kept], Decided], Iterator[Told]]
+"""Has the banks of a round trained that keep this; the row of the round before may be told among their answers."""
+
+
 def gather(
     plan: Plan,
-    pool: Pool,
+    train: Train,
     uplink: Uplink,
     deliveries: Sequence[Delivery],
     kept: dict[str, Kept],
@@ -57,7 +62,7 @@ def gather(
             gathered.missing[one.bank] = Missing(one, sent[one.bank])
     before = [kept.get(delivery.to.bank) for delivery in deliveries]
     actions = {one.bank: one.action for one in lost}
-    for answer in pool.train(deliveries, before, plan.failures, actions) if deliveries else ():
+    for answer in train(before, actions):
         if isinstance(answer, Partial):
             uplink.add(answer.nodes)
             continue

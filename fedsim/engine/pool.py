@@ -42,6 +42,26 @@ class OwnJob:
     own: np.ndarray  # (n,) training rows on which the bank tries it
 
 
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """What is to be scored of a state, one call each: chunks of rows under one adapter, then banks' own adapters."""
+
+    model: Parcel
+    chunks: tuple[np.ndarray, ...]  # of rows
+    own: tuple[OwnJob, ...]
+    rows: np.ndarray  # (n,) on which own adapters are scored
+
+    def __len__(self) -> int:
+        return len(self.chunks) + len(self.own)
+
+
+class Scored(NamedTuple):
+    """``which`` counts the chunks, then the banks' own adapters."""
+
+    which: int
+    scores: Scores
+
+
 class Answer(NamedTuple):
     """What one bank sent and what it keeps. ``which`` is the index of its delivery."""
 
@@ -66,21 +86,24 @@ class Pool(Protocol):
         """The adapter that training starts from."""
 
     def train(
-        self, deliveries: Sequence[Delivery], kept: Sequence[Kept], failures: Failures, decided: Decided
-    ) -> Iterator[Partial | Answer | Failed | Waiting]:
+        self,
+        deliveries: Sequence[Delivery],
+        kept: Sequence[Kept],
+        failures: Failures,
+        decided: Decided,
+        first: Scoring | None = None,
+    ) -> Iterator[Scored | Partial | Answer | Failed | Waiting]:
         """Answers as banks finish, and every attempt that failed; what follows of it is done after it was taken.
 
-        Banks that it was ``decided`` to skip are left out. The error of an abort is raised.
+        Banks that it was ``decided`` to skip are left out. The error of an abort is raised. What is to be scored
+        ``first`` is told before anything else; actors that have none of it left to do train meanwhile.
         """
 
     def messages(self, asks: Sequence[Ask]) -> Iterator[tuple[int, bytes]]:
         """(index of the ask, the bank's next message of secure aggregation)."""
 
-    def evaluate(self, model: Parcel, chunks: Sequence[np.ndarray]) -> Iterator[tuple[int, Scores]]:
-        """(index of the chunk, scores of its rows) under one adapter."""
-
-    def evaluate_own(self, jobs: Sequence[OwnJob], rows: np.ndarray) -> Iterator[tuple[int, Scores]]:
-        """(index of the job, scores of ``rows`` under that bank's own adapter)."""
+    def score(self, asked: Scoring) -> Iterator[Scored]:
+        """All of it, in any order."""
 
     def own_adapters(self, jobs: Sequence[OwnJob]) -> Iterator[tuple[int, AdapterState]]:
         """(index of the job, that bank's own adapter), for export at the end of a run."""
@@ -112,8 +135,15 @@ class InlinePool:
         return self._client.new_adapter(seed)
 
     def train(
-        self, deliveries: Sequence[Delivery], kept: Sequence[Kept], failures: Failures, decided: Decided
-    ) -> Iterator[Partial | Answer | Failed | Waiting]:
+        self,
+        deliveries: Sequence[Delivery],
+        kept: Sequence[Kept],
+        failures: Failures,
+        decided: Decided,
+        first: Scoring | None = None,
+    ) -> Iterator[Scored | Partial | Answer | Failed | Waiting]:
+        if first is not None:
+            yield from self.score(first)
         work = deque((group, 1) for group in groups(deliveries, self._actors, decided))
         while work:
             group, attempt = work.popleft()
@@ -138,13 +168,12 @@ class InlinePool:
     def messages(self, asks: Sequence[Ask]) -> Iterator[tuple[int, bytes]]:
         yield from enumerate(self._client.messages(asks))
 
-    def evaluate(self, model: Parcel, chunks: Sequence[np.ndarray]) -> Iterator[tuple[int, Scores]]:
-        for index, rows in enumerate(chunks):
-            yield index, self._client.evaluate(model, rows)
-
-    def evaluate_own(self, jobs: Sequence[OwnJob], rows: np.ndarray) -> Iterator[tuple[int, Scores]]:
-        for index, job in enumerate(jobs):
-            yield index, self._client.evaluate_own(job.parcel.job(job.to), _value(job.kept), job.own, rows)
+    def score(self, asked: Scoring) -> Iterator[Scored]:
+        for index, rows in enumerate(asked.chunks):
+            yield Scored(index, self._client.evaluate(asked.model, rows))
+        for index, job in enumerate(asked.own, start=len(asked.chunks)):
+            mine = job.parcel.job(job.to), _value(job.kept), job.own
+            yield Scored(index, self._client.evaluate_own(*mine, asked.rows))
 
     def own_adapters(self, jobs: Sequence[OwnJob]) -> Iterator[tuple[int, AdapterState]]:
         for index, job in enumerate(jobs):

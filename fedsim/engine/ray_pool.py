@@ -9,12 +9,11 @@ Importing this module costs Ray and no torch, so that actors start while the dri
 
 from __future__ import annotations
 
-import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ray
 from ray.exceptions import RayError
@@ -25,83 +24,17 @@ from fedsim.engine.calls import Broken, Call, Done, Limit, Ref
 from fedsim.engine.classify import classify
 from fedsim.engine.failures import Decided, decide, failed
 from fedsim.engine.handles import start
-from fedsim.engine.lease import hold
+from fedsim.engine.process import ClientProcess
 from fedsim.engine.resources import Actors, cohorts
 from fedsim.engine.slots import Slots
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from fedsim.core.adapter import AdapterState, Tensors
-    from fedsim.engine.actor import ClientActor
-    from fedsim.engine.pool import Answer, Kept, OwnJob, Partial
+    from fedsim.core.adapter import AdapterState
+    from fedsim.engine.pool import Answer, Kept, OwnJob, Partial, Scored, Scoring
     from fedsim.engine.secure import Ask
-    from fedsim.engine.transport import Address, Delivery, Parcel
-    from fedsim.train.values import Scores
+    from fedsim.engine.transport import Delivery
 
 SAMPLES = 3  # attempts that must have been answered before their median sets a deadline
-
-
-class _Process:
-    """What runs in an actor's process: a ClientActor behind calls whose arguments and results are values."""
-
-    def __init__(self) -> None:
-        self._client: ClientActor | None = None
-        hold()
-
-    def where(self) -> tuple[str, int]:
-        """Node and process id."""
-        return ray.get_runtime_context().get_node_id(), os.getpid()
-
-    def load(self, boxed: list[Ref]) -> None:
-        """Play the banks of a run from now on, whose client's maker is the one reference in ``boxed``."""
-        self._client = None  # before another base takes its memory
-        make_client: Callable[[], ClientActor] = ray.get(boxed[0])
-        self._client = make_client()
-        self._client.load()
-
-    def weights(self) -> list[np.ndarray]:
-        """Of the loaded base, for all actors of this node: Ray keeps one copy there, which they map.
-
-        Nothing where it would take more than half of the node's object store.
-        """
-        found, here = self.client.weights(), ray.get_runtime_context().get_node_id()
-        rooms = [node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["NodeID"] == here]
-        return found if 2 * sum(map(len, found)) <= sum(rooms) else []  # a node that Ray takes for dead has none
-
-    def adopt(self, weights: Sequence[np.ndarray]) -> int:
-        return self.client.adopt(weights) if weights else 0
-
-    @property
-    def client(self) -> ClientActor:
-        if self._client is None:
-            raise RuntimeError("an actor was asked before it was told to load")
-        return self._client
-
-    def new_adapter(self, seed: int) -> AdapterState:
-        return self.client.new_adapter(seed)
-
-    def train(self, addresses: Sequence[Address], which: Sequence[int], *values: Any) -> tuple[Any, ...]:
-        """((replies, sums), kept of each bank ...).
-
-        ``values`` are parcels, then each bank's kept; ``which`` is its parcel.
-        """
-        parcels, kept = values[: -len(addresses)], values[-len(addresses) :]
-        jobs = [parcels[index].job(to) for to, index in zip(addresses, which, strict=True)]
-        answers = self.client.train(jobs, kept, [to.order for to in addresses])
-        return (answers.replies, answers.nodes), *answers.kept
-
-    def messages(self, asks: Sequence[Ask]) -> list[bytes]:
-        return self.client.messages(asks)
-
-    def evaluate(self, model: Parcel, rows: np.ndarray) -> Scores:
-        return self.client.evaluate(model, rows)
-
-    def evaluate_own(self, to: Address, parcel: Parcel, kept: Tensors, own: np.ndarray, rows: np.ndarray) -> Scores:
-        return self.client.evaluate_own(parcel.job(to), kept, own, rows)
-
-    def own_adapter(self, to: Address, parcel: Parcel, kept: Tensors, own: np.ndarray) -> AdapterState:
-        return self.client.own_adapter(parcel.job(to), kept, own)
 
 
 class RayPool:
@@ -111,7 +44,7 @@ class RayPool:
         self._actors = actors
         self._seconds: dict[str, float] = {}  # by bank: its share of the time of the last cohort that it was in
         boxed = [make_client]  # a reference inside a list is not fetched before the actor asks
-        self._slots = Slots(lambda: start(_Process, actors.cpus, actors.gpus), actors, boxed)
+        self._slots = Slots(lambda: start(ClientProcess, actors.cpus, actors.gpus), actors, boxed)
 
     def suits(self, actors: Actors) -> bool:
         """Whether a run that asks for ``actors`` can have these: as many at least, of the same size."""
@@ -132,18 +65,30 @@ class RayPool:
         return adapter
 
     def train(
-        self, deliveries: Sequence[Delivery], kept: Sequence[Kept], failures: Failures, decided: Decided
-    ) -> Iterator[Partial | Answer | Failed | Waiting]:
-        from fedsim.engine.pool import Answer, Partial, groups, longest_first
+        self,
+        deliveries: Sequence[Delivery],
+        kept: Sequence[Kept],
+        failures: Failures,
+        decided: Decided,
+        first: Scoring | None = None,
+    ) -> Iterator[Scored | Partial | Answer | Failed | Waiting]:
+        from fedsim.engine.pool import Answer, Partial, Scored, groups, longest_first
 
         round_, banks = _Round(deliveries, kept), [delivery.to.bank for delivery in deliveries]
         ordered = longest_first(groups(deliveries, self._actors, decided), banks, self._seconds)
-        queue = deque(round_.call(group) for group in ordered)
-        for result in self._slots.serve(queue, self._limit(failures)):
+        scoring = [] if first is None else self._scoring(first)
+        queue = deque([*scoring, *(round_.call(group) for group in ordered)])
+        for result in _scored_first(self._slots.serve(queue, self._limit(failures)), len(scoring)):
             if isinstance(result, Waiting):
                 yield result
                 continue
             call = result.call
+            if call.method != "train":
+                if isinstance(result, Done):
+                    yield Scored(call.key, result.value)
+                else:
+                    queue.appendleft(_again(result))
+                continue
             if isinstance(result, Done):
                 self._seconds |= {banks[index]: result.seconds / len(call.banks) for index in call.banks}
                 replies, nodes = result.value
@@ -169,20 +114,22 @@ class RayPool:
         for done in self._run(calls):
             yield from zip(shares[done.call.key], done.value, strict=True)
 
-    def evaluate(self, model: Parcel, chunks: Sequence[np.ndarray]) -> Iterator[tuple[int, Scores]]:
-        ref = ray.put(model)
-        calls = [
-            Call("evaluating the global adapter", "evaluate", (ref, rows), key=number)
-            for number, rows in enumerate(chunks)
-        ]
-        for done in self._run(calls):
-            yield done.call.key, done.value
+    def score(self, asked: Scoring) -> Iterator[Scored]:
+        from fedsim.engine.pool import Scored
 
-    def evaluate_own(self, jobs: Sequence[OwnJob], rows: np.ndarray) -> Iterator[tuple[int, Scores]]:
-        yield from self._run_own("evaluate_own", jobs, ray.put(rows))
+        for done in self._run(self._scoring(asked)):
+            yield Scored(done.call.key, done.value)
+
+    def _scoring(self, asked: Scoring) -> list[Call]:
+        model = ray.put(asked.model)
+        calls = [Call("evaluating the global adapter", "evaluate", (model, rows)) for rows in asked.chunks]
+        if asked.own:
+            calls += _own_calls("evaluate_own", asked.own, ray.put(asked.rows))
+        return [replace(call, key=number) for number, call in enumerate(calls)]
 
     def own_adapters(self, jobs: Sequence[OwnJob]) -> Iterator[tuple[int, AdapterState]]:
-        yield from self._run_own("own_adapter", jobs)
+        for done in self._run(_own_calls("own_adapter", jobs)):
+            yield done.call.key, done.value
 
     def save(self, kept: Kept) -> bytes:
         """The one place where the driver's process holds what a bank keeps: on its way to the bank's own file."""
@@ -200,17 +147,6 @@ class RayPool:
 
         return ray.put(unpack_tensors(data))
 
-    def _run_own(self, method: str, jobs: Sequence[OwnJob], *more: Ref) -> Iterator[tuple[int, Any]]:
-        from fedsim.engine.actor import describe
-
-        store = _Store()
-        calls = []
-        for number, job in enumerate(jobs):
-            args = (job.to, store.put(job.parcel), {} if job.kept is None else job.kept, job.own, *more)
-            calls.append(Call(describe([job.to]), method, args, key=number))
-        for done in self._run(calls):
-            yield done.call.key, done.value
-
     def close(self) -> None:
         """End every actor. Safe to call twice."""
         self._slots.close()
@@ -221,6 +157,8 @@ class RayPool:
         """Seconds that an attempt may take, from what the run's attempts at the same work took so far."""
 
         def limit(method: str) -> float | None:
+            if method != "train":
+                return None
             past = self._slots.took.get(method, ())
             if failures.deadline_factor is None or len(past) < SAMPLES:
                 return failures.deadline_s
@@ -235,10 +173,42 @@ class RayPool:
             if isinstance(result, Done):
                 yield result
             elif isinstance(result, Broken):
-                call, cause = result.call, result.cause
-                if decide(Failures(), cause, call.attempt, 1) != "retry":
-                    raise cause.as_error(f"{call.what}, attempt {call.attempt}")
-                queue.appendleft(replace(call, attempt=call.attempt + 1))
+                queue.appendleft(_again(result))
+
+
+def _again(broken: Broken) -> Call:
+    """A call that no bank answers for, once more; an error where that does not help."""
+    call, cause = broken.call, broken.cause
+    if decide(Failures(), cause, call.attempt, 1) != "retry":
+        raise cause.as_error(f"{call.what}, attempt {call.attempt}")
+    return replace(call, attempt=call.attempt + 1)
+
+
+def _scored_first(results: Iterator[Done | Broken | Waiting], number: int) -> Iterator[Done | Broken | Waiting]:
+    """The same results, those of training held back until the ``number`` calls that score were answered."""
+    later: list[Done | Broken] = []
+    for result in results:
+        if isinstance(result, Waiting):
+            yield result
+        elif number and result.call.method == "train":
+            later.append(result)
+        else:
+            yield result
+            number -= isinstance(result, Done) and result.call.method != "train"
+            if not number:
+                yield from later
+                later = []
+
+
+def _own_calls(method: str, jobs: Sequence[OwnJob], *more: Ref) -> list[Call]:
+    from fedsim.engine.actor import describe
+
+    store = _Store()
+    calls = []
+    for number, job in enumerate(jobs):
+        args = (job.to, store.put(job.parcel), {} if job.kept is None else job.kept, job.own, *more)
+        calls.append(Call(describe([job.to]), method, args, key=number))
+    return calls
 
 
 class _Round:

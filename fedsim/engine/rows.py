@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from fedsim.core.events import BankRow, RoundRow
@@ -15,29 +15,29 @@ from fedsim.engine.plan import Plan
 from fedsim.privacy.ledger import Ledger
 
 
-def round_row(
+def draft_of(
     plan: Plan,
     ledger: Ledger,
     round_: int,
     gathered: Gathered,
-    evaluated: Evaluated,
+    measured: Collection[str],
     told: Mapping[str, int],
-    seconds: float,
 ) -> RoundRow:
-    """The row of a round that took ``seconds``. The ledger has been charged before.
+    """A round's row but for what is measured after it, and its seconds. The ledger has been charged before.
 
-    ``told``: by bank the ``num_releases`` of its last row; {} before the first round, whose row has every bank. A later
-    one leaves out those of whom there is nothing new, or a round would cost by the banks that are registered.
+    ``measured``: the banks that are to be. ``told``: by bank the ``num_releases`` of its last row; {} before the first
+    round, whose row has every bank. A later one leaves out those of whom there is nothing new, or a round would cost by
+    the banks that are registered.
     """
     updates = {exchange.update.bank: exchange.update for exchange in gathered.exchanges}
     rows = []
     for bank in plan.banks:
-        trainer, metrics = plan.trainer_of(bank.name), evaluated.banks.get(bank.name, {})
+        trainer = plan.trainer_of(bank.name)
         releases = sum(spend.num_steps for spend in ledger.spent(trainer))
         asked = trainer in updates or bank.name in gathered.missing
-        if not (asked or metrics) and told.get(bank.name) == releases:
+        if not (asked or bank.name in measured) and told.get(bank.name) == releases:
             continue
-        row = _bank_row(bank, round_, updates.get(trainer), ledger.epsilon(trainer), metrics)
+        row = _bank_row(bank, round_, updates.get(trainer), ledger.epsilon(trainer))
         if bank.name in gathered.missing:
             missing = gathered.missing[bank.name]
             row = replace(row, bytes_up=missing.bytes_up, bytes_down=missing.bytes_down)
@@ -45,22 +45,31 @@ def round_row(
     return RoundRow(
         round=round_,
         num_rounds=plan.num_rounds,
-        metrics=evaluated.metrics,
+        metrics={},
         banks=tuple(rows),
         epsilon=ledger.worst(),
         bytes_up=sum(update.bytes_up for update in updates.values())
         + sum(one.bytes_up for one in gathered.missing.values()),
         bytes_down=sum(update.bytes_down for update in updates.values())
         + sum(one.bytes_down for one in gathered.missing.values()),
-        seconds=seconds,
+        seconds=0.0,
         failed={bank: one.failed.cause for bank, one in gathered.missing.items()},
         oracle=_mean_oracle(list(updates.values())),
     )
 
 
-def _bank_row(
-    bank: BankRows, round_: int, update: Update | None, epsilon: float, metrics: Mapping[str, float]
-) -> BankRow:
+def measured_row(draft: RoundRow, evaluated: Evaluated, told: Mapping[str, int], seconds: float) -> RoundRow:
+    """The row of a round that took ``seconds``. A bank of which nothing could be measured is no news by that."""
+    banks = [replace(row, metrics=evaluated.banks.get(row.bank, {})) for row in draft.banks]
+    news = [
+        row
+        for row in banks
+        if row.participated or row.bank in draft.failed or row.metrics or told.get(row.bank) != row.num_releases
+    ]
+    return replace(draft, metrics=evaluated.metrics, banks=tuple(news), seconds=seconds)
+
+
+def _bank_row(bank: BankRows, round_: int, update: Update | None, epsilon: float) -> BankRow:
     """``update`` is what trained on the bank's rows; only what carries the bank's name was sent by it."""
     sent = update if update and update.bank == bank.name else None
     return BankRow(
@@ -72,7 +81,6 @@ def _bank_row(
         epsilon=epsilon,
         bytes_up=sent.bytes_up if sent else 0,
         bytes_down=sent.bytes_down if sent else 0,
-        metrics=metrics,
         oracle=update.oracle if update else {},
     )
 

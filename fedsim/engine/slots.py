@@ -60,7 +60,7 @@ class _Slot:
 
 
 class Slots:
-    """``actors.num_actors`` slots. ``start`` makes an actor; see ``ray_pool._Process`` for what it is asked.
+    """``actors.num_actors`` slots. ``start`` makes an actor; see ``engine.process`` for what it is asked.
 
     ``boxed`` is what an actor needs to load its base.
     """

@@ -7,8 +7,9 @@ Nothing here knows Ray.
     journal.wal     what happened: every start, every round's row, decisions before they are acted on
     ledger.wal      the privacy ledger, apart from all that can be rolled back
 
-A round is committed in this order: its files, its row, HEAD. What is shown and written elsewhere follows from the
-journal, so a resumed run leaves the same tables as one that was never stopped.
+A round is committed in this order: its files, its row, HEAD. A round that is still to be measured is committed with
+the draft of its row, and the journal gets the row itself before the next round is committed. What is shown and written
+elsewhere follows from the journal, so a resumed run leaves the same tables as one that was never stopped.
 """
 
 from __future__ import annotations
@@ -46,6 +47,16 @@ class StorePlan:
     fallback: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """The newest committed round."""
+
+    saved: Saved
+    rows: list[RoundRow]  # told up to it
+    draft: RoundRow | None  # of its own row, where it was not measured before the end
+    passed: tuple[str, ...]  # what was passed over to get to it
+
+
 class Store(Protocol):
     """What the driver asks for. All errors are FedsimError."""
 
@@ -53,8 +64,8 @@ class Store(Protocol):
     def ledger(self) -> Log | None:
         """Where the privacy ledger is written; None: nowhere."""
 
-    def restore(self) -> tuple[Saved, list[RoundRow], tuple[str, ...]] | None:
-        """(the newest state, the rows up to it, what was passed over to get to it); None before the first commit."""
+    def restore(self) -> Restored | None:
+        """None before the first commit."""
 
     def inputs(self, round_: int) -> str:
         """A hash of all that decides what a round gives: of the last staged state and what never changes."""
@@ -65,8 +76,11 @@ class Store(Protocol):
     def stage(self, state: ServerState, links: Mapping[str, Link], kept: Iterable[tuple[int, bytes]]) -> None:
         """Write a state; it does not count yet."""
 
-    def commit(self, row: RoundRow) -> None:
-        """Make the staged state the one that counts, with the row of its round."""
+    def commit(self, row: RoundRow, whole: bool) -> None:
+        """Make the staged state the one that counts, with the row of its round, or a draft of it."""
+
+    def measured(self, row: RoundRow) -> None:
+        """Write the row that the committed round's draft has become."""
 
     def note(self, failed: Failed) -> None:
         """Write a failure, and what was decided about it, before that is done."""
@@ -97,7 +111,10 @@ class Nowhere:
     def stage(self, state: ServerState, links: Mapping[str, Link], kept: Iterable[tuple[int, bytes]]) -> None:
         """Nothing to write."""
 
-    def commit(self, row: RoundRow) -> None:
+    def commit(self, row: RoundRow, whole: bool) -> None:
+        """Nothing to write."""
+
+    def measured(self, row: RoundRow) -> None:
         """Nothing to write."""
 
     def note(self, failed: Failed) -> None:
@@ -124,11 +141,11 @@ class RunStore:
         self._manifest = plan.identity  # the one before the first
         self._staged: Staged | None = None
 
-    def restore(self) -> tuple[Saved, list[RoundRow], tuple[str, ...]] | None:
+    def restore(self) -> Restored | None:
         found = self._rounds.newest(self._plan.fallback)
         if found is None:
             return None
-        rows = self._rows(found)
+        rows, draft = self._rows(found)
         self._require_ledger(found)
         if not found.head:
             self._rounds.adopt(found, self._beside())
@@ -137,7 +154,7 @@ class RunStore:
             saved = saved_from(found.files)
             if saved.state.round != found.round:
                 raise CheckpointError(f"{STATE} is of round {saved.state.round}")
-            return saved, rows, found.notes
+            return Restored(saved, rows, draft, found.notes)
         except CheckpointError as error:
             place = self._rounds.place(found.round)
             raise CheckpointError(
@@ -156,11 +173,11 @@ class RunStore:
     def stage(self, state: ServerState, links: Mapping[str, Link], kept: Iterable[tuple[int, bytes]]) -> None:
         self._staged = self._rounds.stage(state.round, files_of(state, links, kept), self._manifest)
 
-    def commit(self, row: RoundRow) -> None:
+    def commit(self, row: RoundRow, whole: bool) -> None:
         if self._staged is None or self._staged.round != row.round:
             raise ValueError(f"round {row.round} is not staged")
         beside = self._beside()
-        done = {"manifest": self._staged.manifest, "ledger": beside["ledger"], "row": asdict(row)}
+        done = {"manifest": self._staged.manifest, "ledger": beside["ledger"], "row": asdict(row), "whole": whole}
         try:
             self._journal.append({"kind": "round", **done})
         except CheckpointError:
@@ -168,6 +185,9 @@ class RunStore:
             raise
         self._rounds.commit(self._staged, beside)
         self._manifest, self._staged = self._staged.manifest, None
+
+    def measured(self, row: RoundRow) -> None:
+        self._journal.append({"kind": "measured", "manifest": self._manifest, "row": asdict(row)})
 
     def _beside(self) -> dict[str, object]:
         """What HEAD holds beside the round: how long the ledger was, so that lines that vanish are missed.
@@ -197,17 +217,24 @@ class RunStore:
         """What the journal says of rounds, in the order of their commits."""
         return [record for record in self._journal.records if record["kind"] == "round"]
 
-    def _rows(self, found: Found) -> list[RoundRow]:
-        """Of the rounds up to the one that was found; of a round that was made again the last."""
+    def _rows(self, found: Found) -> tuple[list[RoundRow], RoundRow | None]:
+        """The rows up to the round that was found, of one that was made again the last; its draft if it has no row."""
         told, path = self._committed(), self._plan.folder / JOURNAL
-        rows = {record["row"]["round"]: record["row"] for record in told}
-        missing = [round_ for round_ in range(found.round + 1) if round_ not in rows]
-        if missing:
-            raise CheckpointError(f"{path} lacks the row of round {missing[0]}")
-        own = [record["row"] for record in told if record["manifest"] == found.manifest]
+        measured = {one["manifest"]: one["row"] for one in self._journal.records if one["kind"] == "measured"}
+        own = [record for record in told if record["manifest"] == found.manifest]
+        last = {record["row"]["round"]: record for record in told} | ({found.round: own[-1]} if own else {})
+        rows = []
+        for round_ in range(found.round + 1):
+            record = last.get(round_)
+            if record is None:
+                raise CheckpointError(f"{path} lacks the row of round {round_}")
+            row = record["row"] if record.get("whole", True) else measured.get(record["manifest"])
+            if row is None and round_ < found.round:
+                raise CheckpointError(f"{path} lacks what was measured after round {round_}")
+            rows += [] if row is None else [_row(row)]
         if not own:
             raise CheckpointError(f"{path} is not the journal of the run whose round {found.round} was found beside it")
-        return [_row(rows[round_]) for round_ in range(found.round)] + [_row(own[-1])]
+        return rows, _row(own[-1]["row"]) if len(rows) == found.round else None
 
     def _require_ledger(self, found: Found) -> None:
         """BudgetError when lines are gone or others than those that a committed round was charged by."""

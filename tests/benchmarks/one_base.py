@@ -52,7 +52,7 @@ def main() -> None:
         with closing(RayPool(ray.put(job.make_client), placed)) as pool:
             list(pool.ready())
             children = psutil.Process().children(recursive=True)
-            clients = [child for child in children if "_Process" in " ".join(child.cmdline())]
+            clients = [child for child in children if "ClientProcess" in " ".join(child.cmdline())]
             shares = [pss(child.pid) for child in clients]
             store = sum(pss(child.pid)["store"] for child in children)
     line = {

@@ -18,12 +18,11 @@ from fedsim.core.registry import NoKnobs
 from fedsim.core.sections import Failures
 from fedsim.engine.actor import ClientActor
 from fedsim.engine.driver import Driver, sample
-from fedsim.engine.evaluation import Evaluated
 from fedsim.engine.failures import Decided
 from fedsim.engine.gather import Gathered
-from fedsim.engine.pool import Answer, InlinePool, Kept
+from fedsim.engine.pool import Answer, InlinePool, Kept, Partial, Scored, Scoring
 from fedsim.engine.resources import Actors
-from fedsim.engine.rows import round_row
+from fedsim.engine.rows import draft_of
 from fedsim.engine.transport import Delivery
 from fedsim.privacy.base import Terms
 from fedsim.privacy.ledger import Charge, Ledger
@@ -125,7 +124,7 @@ def test_a_bank_that_was_charged_without_being_asked_has_a_row() -> None:
     plan = fakes.plan()
     ledger = plan.ledger(log=None)
     ledger.intend(Charge(1, "torn", {"north": Spend(1.0, 0.1, 3)}, False))
-    row = round_row(plan, ledger, 1, Gathered(), Evaluated(), dict.fromkeys(fakes.BANKS, 0), 0.0)
+    row = draft_of(plan, ledger, 1, Gathered(), (), dict.fromkeys(fakes.BANKS, 0))
     assert [(bank.bank, bank.num_releases, bank.epsilon > 0) for bank in row.banks] == [("north", 3, True)]
 
 
@@ -160,8 +159,14 @@ def test_no_rounds_is_an_evaluation() -> None:
 def test_order_of_arrival_does_not_reach_the_result() -> None:
     class Backwards(InlinePool):
         def train(
-            self, deliveries: Sequence[Delivery], kept: Sequence[Kept], failures: Failures, decided: Decided
-        ) -> Iterator[Answer | Failed | Waiting]:
+            self,
+            deliveries: Sequence[Delivery],
+            kept: Sequence[Kept],
+            failures: Failures,
+            decided: Decided,
+            first: Scoring | None = None,
+        ) -> Iterator[Scored | Partial | Answer | Failed | Waiting]:
+            yield from [] if first is None else self.score(first)
             yield from reversed(list(super().train(deliveries, kept, failures, decided)))
 
     plan = fakes.plan()

@@ -19,7 +19,7 @@ from fedsim.core.messages import TrainJob, Update
 from fedsim.core.sections import Failures
 from fedsim.engine.driver import Driver, uplink
 from fedsim.engine.plan import Plan
-from fedsim.engine.pool import InlinePool
+from fedsim.engine.pool import Answer, InlinePool
 from fedsim.engine.ray_pool import RayPool
 from fedsim.engine.resources import Actors
 from fedsim.engine.secure import BankSide, Coordinates, Order, Terms
@@ -92,7 +92,7 @@ def test_results_do_not_depend_on_the_banks_secret_and_messages_do() -> None:
         class Watching(InlinePool):
             def train(self, *arguments, bodies=bodies):  # type: ignore[no-untyped-def]
                 for answer in super().train(*arguments):
-                    bodies.append(answer.reply.delta.body)
+                    bodies += [answer.reply.delta.body] if isinstance(answer, Answer) else []
                     yield answer
 
         pool = Watching(fakes.make_client(plan, secret=secret)(), Actors())

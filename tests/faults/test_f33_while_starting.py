@@ -255,7 +255,7 @@ def test_a_start_that_got_no_further_than_its_journal_begins_again(tiny: Path, t
 
 # ---------------------------------------------------------------------------------------------------- with Ray
 
-STAGES = ("gcs_server", "raylet", "ray::_DriverProcess", "ray::_Process", "LOCK")
+STAGES = ("gcs_server", "raylet", "ray::_DriverProcess", "ray::ClientProcess", "LOCK")
 SIGNALS = {"ctrl-c": [signal.SIGINT], "ctrl-c twice": [signal.SIGINT] * 2, "sigterm": [signal.SIGTERM]}
 
 
