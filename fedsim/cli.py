@@ -143,13 +143,13 @@ def watch(
     format_: opt.EndFormat = opt.Format.TEXT,
 ) -> None:
     """Show a run that goes on elsewhere; ends with the job's exit code, or with 0 if the run came to its end."""
-    from fedsim.records.files import telling
+    from fedsim.records.files import making_sense
     from fedsim.view import show_lines
     from fedsim.watch import is_folder, watch_job
     from fedsim.watch import watch as events_of
 
     if is_folder(target):
-        with telling(Path(target)):
+        with making_sense(Path(target)):
             _show(events_of(Path(target), once), format_)
     elif code := show_lines(watch_job(target, address), sys.stdout):
         raise typer.Exit(code)
@@ -219,10 +219,10 @@ def compare(
     from fedsim.records.collect import collect
     from fedsim.records.compare import compare as compared
     from fedsim.records.compare import setting
-    from fedsim.records.files import telling
+    from fedsim.records.files import making_sense
     from fedsim.records.render import render
 
-    with telling(*folders):
+    with making_sense(*folders):
         found, notes = collect(folders)
         text = render(compared(found, metric, setting(against)), notes, format_.value)
     typer.echo(text)
@@ -236,10 +236,10 @@ def report(
 ) -> None:
     """Write one HTML file about ended runs: tables, curves, gains, costs and splits; it needs no network."""
     from fedsim.records.collect import collect
-    from fedsim.records.files import telling, write_atomically
+    from fedsim.records.files import making_sense, write_atomically
     from fedsim.records.report import report as written
 
-    with telling(*folders):
+    with making_sense(*folders):
         found, notes = collect(folders)
         page = written(found, notes, metric)
     write_atomically(out, page)

@@ -89,7 +89,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def telling(*folders: Path) -> Iterator[None]:
+def making_sense(*folders: Path) -> Iterator[None]:
     """For who tells of run directories: CheckpointError where what was read has other keys or types than were written.
 
     Each file is JSON, and looked at as such when it is read; ``--debug`` shows which key it was.
