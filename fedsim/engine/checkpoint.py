@@ -27,6 +27,7 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 
 from fedsim.core.adapter import AdapterState, Tensors, factor
+from fedsim.core.aligned import aligned
 from fedsim.core.errors import CheckpointError
 from fedsim.core.messages import BankInfo, ServerState
 from fedsim.core.registry import Config
@@ -85,7 +86,7 @@ def unpack_tensors(data: bytes) -> dict[str, Tensor]:
     """The inverse of ``pack_tensors``; CheckpointError when it cannot be."""
     try:
         tensors: dict[str, Tensor] = safetensors.torch.load(data)
-        return tensors
+        return {name: aligned(tensor) for name, tensor in tensors.items()}
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"its tensors cannot be read: {error}") from error
     except (KeyError, RuntimeError) as error:  # a type that torch does not have, an empty shape beyond all integers

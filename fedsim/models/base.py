@@ -23,7 +23,7 @@ from fedsim.core.registry import NoKnobs
 from fedsim.core.rows import Corpus, Rows
 from fedsim.core.sections import Lora
 from fedsim.models.lora import Cohort, CohortLinear, Running
-from fedsim.models.sharing import adopt, frozen_bytes
+from fedsim.models.sharing import adopt, align, frozen_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,7 @@ class CohortModel(ABC):
     """
 
     def __init__(self, network: nn.Module, running: Running) -> None:
+        align(network)
         self.network, self.running = network, running
         self.device = next(network.parameters()).device
 

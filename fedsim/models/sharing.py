@@ -2,7 +2,7 @@
 
 One process hands out its weights as bytes; the others, which have loaded the same ones, put these bytes in the place of
 their own and let those go. The bytes may be read-only memory that belongs to somebody else: nothing writes into a
-frozen weight.
+frozen weight. Own weights and others' are aligned alike (``core.aligned``), so that they give the same bits.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedsim.core.aligned import aligned, is_aligned
+
 Place = tuple[Any, str]  # an object, and its attribute that holds a tensor
 
 
@@ -23,10 +25,20 @@ def frozen_bytes(network: nn.Module) -> list[np.ndarray]:
     return [_bytes(getattr(*places[0])).numpy() for places in _groups(network)]
 
 
+def align(network: nn.Module) -> None:
+    """Copy every frozen tensor that begins anywhere, as those of a mapped file do, to where torch would put it."""
+    for places in _groups(network):
+        mine = getattr(*places[0]).detach()
+        if not is_aligned(mine):
+            whole = aligned(mine)
+            for owner, name in places:
+                setattr(owner, name, whole)
+
+
 def adopt(network: nn.Module, weights: Sequence[np.ndarray]) -> int:
     """Use ``weights``, which ``frozen_bytes`` of an equal network gave, and let the network's own go.
 
-    Returns how many bytes are shared now: a tensor whose bytes differ stays as it is.
+    Returns how many bytes are shared now: a tensor stays as it is where their bytes differ or are not aligned.
     """
     shared = 0
     for places, theirs in zip(_groups(network), weights, strict=True):
@@ -34,7 +46,7 @@ def adopt(network: nn.Module, weights: Sequence[np.ndarray]) -> int:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             found = torch.from_numpy(theirs)
-        if torch.equal(found, _bytes(mine)):
+        if is_aligned(found) and torch.equal(found, _bytes(mine)):
             for owner, name in places:
                 setattr(owner, name, found.view(mine.dtype).view(mine.shape))
             shared += len(theirs)

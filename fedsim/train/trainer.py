@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from fedsim.core.adapter import AdapterState, Tensors
+from fedsim.core.aligned import aligned
 from fedsim.core.errors import FedsimError
 from fedsim.core.messages import TrainJob
 from fedsim.core.rows import BankRows, Rows
@@ -203,7 +204,7 @@ class Trainer:
     def _score(self, job: EvalJob) -> Scores:
         self.model.set_frozen(job.frozen)
         device = self.model.device
-        leaves = {name: tensor[None].to(device) for name, tensor in job.adapter.tensors.items()}
+        leaves = {name: aligned(tensor)[None].to(device) for name, tensor in job.adapter.tensors.items()}
         cohort = Cohort(leaves, torch.tensor([job.adapter.scaling], device=device))
         scores, losses, judged = [], [], []
         length = self.local.answer_tokens if job.written else 0

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from fedsim.core.aligned import ALIGNMENT, aligned
 from fedsim.core.sections import Lora
 from fedsim.models.hf import HuggingFace
 from fedsim.models.lora import Cohort
@@ -36,11 +37,15 @@ def gradients(model: HuggingFaceTask, rows) -> list[torch.Tensor]:
         return [losses.detach(), *torch.autograd.grad(losses.sum(), list(leaves.values()))]
 
 
-def read_only(weights: list[np.ndarray]) -> list[np.ndarray]:
-    """As Ray hands them out: whoever writes to them is refused."""
-    copies = [array.copy() for array in weights]
-    for copy in copies:
-        copy.setflags(write=False)
+def read_only(weights: list[np.ndarray], askew: int = 0) -> list[np.ndarray]:
+    """As Ray hands them out: aligned, ``askew`` bytes apart from it, and whoever writes to them is refused."""
+    copies = []
+    for array in weights:
+        room = np.empty(len(array) + 2 * ALIGNMENT, np.uint8)
+        start = -room.ctypes.data % ALIGNMENT + askew
+        copies.append(room[start : start + len(array)])
+        copies[-1][:] = array
+        copies[-1].setflags(write=False)
     return copies
 
 
@@ -68,9 +73,37 @@ def test_all_large_weights_are_shared(folder) -> None:
 def test_a_weight_that_differs_stays_its_own(folder) -> None:
     """Two processes that loaded different bits must not become one: the run would not repeat."""
     _, model = load(folder, None)
-    weights = [array.copy() for array in frozen_bytes(model.network)]
+    weights = read_only(frozen_bytes(model.network))
+    weights[0].setflags(write=True)
     weights[0][3] ^= 1
     before = model.weights()[0].copy()
     assert adopt(model.network, weights) == sum(map(len, weights[1:]))
     assert np.array_equal(model.weights()[0], before)
     assert model.weights()[0].ctypes.data != weights[0].ctypes.data
+
+
+@pytest.mark.parametrize("bits", [None, 4, 8])
+def test_every_frozen_weight_begins_where_products_round_alike(folder, bits) -> None:
+    """Those of a file begin anywhere when it is mapped: a process that has them would come to other bits."""
+    weights = load(folder, bits)[1].weights()
+    assert [array.ctypes.data % ALIGNMENT for array in weights] == [0] * len(weights)
+
+
+def test_weights_that_begin_elsewhere_are_not_taken_over(folder) -> None:
+    """Ray puts buffers of less than 2 kB anywhere: these stay a process' own."""
+    _, model = load(folder, None)
+    before = [array.ctypes.data for array in model.weights()]
+    assert model.adopt(read_only(model.weights(), askew=8)) == 0
+    assert [array.ctypes.data for array in model.weights()] == before
+
+
+def test_control_a_product_with_a_weight_that_begins_elsewhere_has_other_bits() -> None:
+    draws = torch.Generator().manual_seed(0)
+    weight, rows = torch.randn(64, 64, generator=draws), torch.randn(50, 1, 64, generator=draws)
+    (askew,) = read_only([weight.view(-1).numpy().view(np.uint8)], askew=8)
+    askew.setflags(write=True)  # torch warns of others
+    other = torch.from_numpy(askew).view(torch.float32).view(64, 64)
+    assert torch.equal(other, weight)
+    assert all(torch.equal(row @ aligned(other).T, row @ weight.T) for row in rows)
+    if all(torch.equal(row @ other.T, row @ weight.T) for row in rows):
+        pytest.skip("this CPU's products do not depend on where a weight begins")
