@@ -166,7 +166,7 @@ def test_scores_are_in_the_order_of_rows_and_do_not_depend_on_the_batch(tiny_fol
     assert together.log_probs.shape == (5, 2)
     for position, row in enumerate(rows):
         alone = trainer.evaluate([EvalJob(None, adapter, (), np.array([row]))])[0]
-        np.testing.assert_allclose(together.log_probs[position], alone.log_probs[0], rtol=1e-5)
+        np.testing.assert_allclose(together.log_probs[position], alone.log_probs[0], rtol=1e-5, atol=1e-6)
         assert together.nll[position] == pytest.approx(-together.log_probs[position, together.labels[position]])
 
 
