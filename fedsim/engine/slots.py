@@ -146,6 +146,8 @@ class Slots:
             self._slots[self._slots.index(slot)] = self._new()
         waited_for = {slot.wanted: slot for slot in self._in(State.STARTING, State.BUSY)}
         ready, _ = ray.wait(list(waited_for), num_returns=1, timeout=timeout) if waited_for else ([], [])
+        if ready:  # whoever asks may have been away: what was answered meanwhile is not late
+            ready, _ = ray.wait(list(waited_for), num_returns=len(waited_for), timeout=0)
         if not waited_for:
             time.sleep(min(timeout, TICK_S))
         results: list[Done | Broken] = []

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from statistics import median
+from typing import ClassVar
 
 import psutil
 import pytest
@@ -14,8 +16,10 @@ from fedsim.core.errors import ResourceError
 from fedsim.core.sections import Failures
 from fedsim.engine import slots
 from fedsim.engine.actor import reported
+from fedsim.engine.calls import Call, Done
 from fedsim.engine.failures import Cause
 from fedsim.engine.ray_pool import SAMPLES, RayPool
+from fedsim.engine.resources import Actors
 from tests.engine import fakes
 from tests.faults.runs import Run, plan
 
@@ -119,3 +123,45 @@ def test_a_process_that_survives_ray_s_kill_is_killed_by_its_id(monkeypatch) -> 
     finally:
         os.close(reader)
         os.waitpid(child, 0)
+
+
+class Handle:
+    """An actor of no process: each method's result is there so many seconds after it was asked for."""
+
+    SECONDS: ClassVar[dict[str, float]] = {"train": 0.1, "evaluate": 0.02}
+
+    def __getattr__(self, name: str) -> Handle:
+        self._asked = name
+        return self
+
+    def options(self, **_: object) -> Handle:
+        return self
+
+    def remote(self, *_: object) -> tuple[float, str, object]:
+        return time.monotonic() + self.SECONDS.get(self._asked, 0.0), self._asked, object()
+
+
+def wait(refs, num_returns=1, timeout=0.0):
+    """``ray.wait`` of such results."""
+    until = time.monotonic() + timeout
+    while True:
+        ready = [ref for ref in refs if ref[0] <= time.monotonic()][:num_returns]
+        if ready or time.monotonic() > until:
+            return ready, []
+        time.sleep(0.002)
+
+
+def test_what_was_answered_while_the_driver_was_busy_is_not_late(monkeypatch) -> None:
+    """As when it measures a round whose successor is in training."""
+    monkeypatch.setattr(slots.ray, "wait", wait)
+    monkeypatch.setattr(slots.ray, "get", lambda ref: ("node", 0) if ref[1] == "where" else None)
+    monkeypatch.setattr(slots, "_process", lambda node, pid: None)
+    four = slots.Slots(Handle, Actors(num_actors=4, gpus=1.0), [])
+    list(four.ready())
+    queue = deque([Call("", "evaluate", ()), *(Call("", "train", (), key=number) for number in range(3))])
+    told = []
+    for result in four.serve(queue, lambda method: 0.3 if method == "train" else None):
+        told.append(type(result))
+        if len(told) == 1:
+            time.sleep(0.5)
+    assert told == [Done] * 4
