@@ -12,8 +12,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fedsim.core.aligned import aligned
-
 Codes = npt.NDArray[np.uint8]  # one integer per entry
 Raw = npt.NDArray[np.uint8]  # one byte per entry
 
@@ -58,7 +56,10 @@ class Reader:
 
     def floats(self, count: int) -> Tensor:
         """The next ``count`` float32 values, (count,)."""
-        return aligned(torch.from_numpy(self.take(4 * count).view("<f4").astype(np.float32)))
+        raw = self.take(4 * count)
+        values = torch.empty(count)  # memory of torch's (``core.aligned``)
+        values.numpy()[:] = raw.view("<f4")
+        return values
 
     def codes(self, count: int, bits: int) -> Tensor:
         """The next ``count`` codes of ``bits`` bits as float64, (count,)."""
