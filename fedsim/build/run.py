@@ -149,7 +149,7 @@ def _all_events(
         summary = directory.baseline(name, rounds)
         if summary is None:
             with closing(place.events(job)) as events:
-                summary = next(event.summary for event in events if isinstance(event, Finished))
+                (summary,) = [event.summary for event in events if isinstance(event, Finished)]  # to its very end
             directory.add_baseline(name, rounds, summary)
         yield BaselineDone(name, summary)
 
