@@ -121,7 +121,7 @@ class RoundRow:
     epsilon: float  # of the worst bank so far
     bytes_up: int  # of this round, all banks
     bytes_down: int
-    seconds: float
+    seconds: float  # since the row before: where a round is measured, the next one may already be in training
     oracle: Mapping[str, float] = field(default_factory=dict)
     failed: Mapping[str, str] = field(default_factory=dict)  # banks of this round without whom it went on, and why
 

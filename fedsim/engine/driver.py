@@ -30,8 +30,8 @@ from fedsim.core.errors import CheckpointError, FedsimError
 from fedsim.core.events import Event, Failed, Finished, Seen, Served
 from fedsim.core.messages import Exchange, ServerState, Update
 from fedsim.engine import account
-from fedsim.engine.checkpoint import require_fits
-from fedsim.engine.evaluation import own_adapters, scoring
+from fedsim.engine.checkpoint import Saved, require_fits
+from fedsim.engine.evaluation import own_adapters
 from fedsim.engine.failures import REFUSALS, Decided, Offences
 from fedsim.engine.gather import Gathered, Missing, Told, gather, require_quorum
 from fedsim.engine.keeping import require_kept_fits, require_links_fit
@@ -76,10 +76,9 @@ class Driver:
 
         Between them Failed, whose action is taken when the next event is asked for, and Waiting. A resumed run begins
         with the failures and rows of its committed rounds. A row is told when its round is measured: nothing of the
-        next one is told before, though it may be in training.
+        next one is told before, though it may be in training. A run that fails before that tells it when it is resumed.
         """
-        plan, told = self.plan, self.telling
-        draft: Draft | None
+        plan, telling = self.plan, self.telling
         found, notes = self._restored()
         yield from self.pool.ready()
         yield plan.started(notes)
@@ -88,10 +87,12 @@ class Driver:
         if found is None:
             state = first
             self._stage(state)
-            draft = told.committed(state, Gathered(), self.ledger, self.kept, last=False)
+            draft = telling.committed(state, Gathered(), self.ledger, self.kept, last=False)
+            turn = self._next(state)
         else:
-            state, draft = self._taken_up(found, first)
-        turn = self._next(state)
+            state = self._taken_up(found.saved, first)
+            turn = self._next(state)
+            draft = telling.resumed(found, state, self.ledger, self.kept, last=turn is None)
         while turn is not None:
             trained = yield from self._train(state, turn, draft)
             given, gathered = self.uplink.end(trained)
@@ -100,14 +101,13 @@ class Driver:
             state = self._aggregate(turn, state, given, trained)
             self._stage(state)
             turn = self._next(state)
-            draft = told.committed(state, gathered, self.ledger, self.kept, last=turn is None)
-        if draft is not None:
-            yield from told.now(draft)
+            draft = telling.committed(state, gathered, self.ledger, self.kept, last=turn is None)
+        yield from telling.now(draft)
         if plan.exports:
             yield from self._served(state)
         status = "completed" if state.round == plan.num_rounds else "budget_exhausted"
         tight, shared = self._tight_epsilons(), self.ledger.tight_together()
-        yield Finished(status, told.summary.result(status, told.seconds(), tight, shared))
+        yield Finished(status, telling.summary.result(status, telling.seconds(), tight, shared))
 
     # ------------------------------------------------------------------------------------------ what is durable
 
@@ -121,9 +121,8 @@ class Driver:
         notes += [f"Damaged: {what}; going back to round {round_}." for what in found.passed]
         return found, (*notes, f"Resumed after round {round_} of {self.plan.num_rounds}.")
 
-    def _taken_up(self, found: Restored, first: ServerState) -> tuple[ServerState, Draft | None]:
-        """The state to go on from, once it is sure that all of it is of the run that begins so, and its draft."""
-        saved = found.saved
+    def _taken_up(self, saved: Saved, first: ServerState) -> ServerState:
+        """The state to go on from, once it is sure that all of it is of the run that begins so."""
         try:
             require_fits(saved.state, first)
             require_kept_fits(saved.kept, self.plan, first)
@@ -135,22 +134,20 @@ class Driver:
             ) from error
         self.downlink.links.update(saved.links)
         self.kept.update({bank: self.pool.load(data) for bank, data in saved.kept.items()})
-        draft = Draft(found.draft, scoring(self.plan, saved.state, self.kept)) if found.draft else None
-        return saved.state, draft
+        return saved.state
 
     def _mended(self) -> bool:
         return self.ledger.mend({info.name: account.price(self.plan, info.name) for info in self.plan.infos})
 
     def _retold(self, found: Restored | None) -> Iterator[Event]:
-        """Committed rounds once more: everything that adds up over the rounds takes them in."""
-        rows = [] if found is None else [(row, True) for row in found.rows]
-        if found is not None and found.draft is not None:
-            rows.append((found.draft, False))
-        for row, is_whole in rows:
+        """Committed rounds but for the newest row: everything that adds up over the rounds takes them in."""
+        if found is None:
+            return
+        for row in (*found.rows, found.newest):
             for one in self.store.failures(row.round):
                 self.offences.note(one)
                 yield one
-            if is_whole:
+            if row is not found.newest:
                 self.telling.again(row)
                 yield row
 
@@ -174,7 +171,7 @@ class Driver:
             return None
         return _Turn(cohort, barred, charge)
 
-    def _train(self, state: ServerState, turn: _Turn, draft: Draft | None) -> Generator[Event, None, Gathered]:
+    def _train(self, state: ServerState, turn: _Turn, draft: Draft) -> Generator[Event, None, Gathered]:
         """What the banks of a round send, and who is missing: QuorumError when the round may not go on without them.
 
         The ``draft`` of the round before is told first; where it is to be measured, this round may train meanwhile.
@@ -184,9 +181,8 @@ class Driver:
         plan, names = self.plan, [bank for bank in turn.cohort if bank not in turn.barred]
         jobs = [plan.strategy.configure(state, bank, plan.seed) for bank in names]
         decided = [one for one in self.store.failures(state.round + 1) if one.bank not in turn.barred]
-        if draft is not None and (draft.asked is None or turn.barred or decided):
+        if draft.asked is None or turn.barred or decided:
             yield from self.telling.now(draft)
-            draft = None
         for one in turn.barred.values():
             self.store.note(one)
         yield from (*turn.barred.values(), *(one for one in decided if one.cause not in REFUSALS))
@@ -207,11 +203,10 @@ class Driver:
         return gathered
 
     def _answers(
-        self, draft: Draft | None, deliveries: Sequence[Delivery], kept: Sequence[Kept], decided: Decided
+        self, draft: Draft, deliveries: Sequence[Delivery], kept: Sequence[Kept], decided: Decided
     ) -> Iterator[Told]:
         """Of actors that measure the round before first."""
-        asked = draft.asked if draft else None
-        answers = self.pool.train(deliveries, kept, self.plan.failures, decided, asked)
+        answers = self.pool.train(deliveries, kept, self.plan.failures, decided, draft.asked)
         return self.telling.beside(draft, answers)
 
     def _noted(self, events: Generator[Event, None, Gathered]) -> Generator[Event, None, Gathered]:

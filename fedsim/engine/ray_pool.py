@@ -76,10 +76,12 @@ class RayPool:
 
         round_, banks = _Round(deliveries, kept), [delivery.to.bank for delivery in deliveries]
         ordered = longest_first(groups(deliveries, self._actors, decided), banks, self._seconds)
-        scoring = [] if first is None else self._scoring(first)
-        queue = deque([*scoring, *(round_.call(group) for group in ordered)])
-        for result in _scored_first(self._slots.serve(queue, self._limit(failures)), len(scoring)):
-            if isinstance(result, Waiting):
+        queue = deque([] if first is None else self._scoring(first))
+        del first  # what was scored is let go
+        number = len(queue)
+        queue.extend(round_.call(group) for group in ordered)
+        for result in _scored_first(self._slots.serve(queue, self._limit(failures)), number):
+            if isinstance(result, Waiting | Partial):
                 yield result
                 continue
             call = result.call
@@ -91,10 +93,7 @@ class RayPool:
                 continue
             if isinstance(result, Done):
                 self._seconds |= {banks[index]: result.seconds / len(call.banks) for index in call.banks}
-                replies, nodes = result.value
-                if nodes:
-                    yield Partial(nodes)
-                yield from map(Answer, call.banks, replies, result.others)
+                yield from map(Answer, call.banks, result.value, result.others)
                 continue
             cause, concerned = result.cause, [banks[index] for index in call.banks]
             action = decide(failures, cause, call.attempt, len(concerned))
@@ -184,20 +183,35 @@ def _again(broken: Broken) -> Call:
     return replace(call, attempt=call.attempt + 1)
 
 
-def _scored_first(results: Iterator[Done | Broken | Waiting], number: int) -> Iterator[Done | Broken | Waiting]:
-    """The same results, those of training held back until the ``number`` calls that score were answered."""
+def _scored_first(
+    results: Iterator[Done | Broken | Waiting], number: int
+) -> Iterator[Done | Broken | Waiting | Partial]:
+    """The same results, those of training held back until the ``number`` calls that score were answered.
+
+    What was added up goes on at once: it is told to nobody, and the driver is not to hold all of it.
+    """
+    from fedsim.engine.pool import Partial
+
     later: list[Done | Broken] = []
     for result in results:
         if isinstance(result, Waiting):
             yield result
-        elif number and result.call.method == "train":
-            later.append(result)
-        else:
+        elif result.call.method != "train":
             yield result
-            number -= isinstance(result, Done) and result.call.method != "train"
+            number -= isinstance(result, Done)
             if not number:
                 yield from later
                 later = []
+        else:
+            if isinstance(result, Done):
+                replies, nodes = result.value
+                result = replace(result, value=replies)
+                if nodes:
+                    yield Partial(nodes)
+            if number:
+                later.append(result)
+            else:
+                yield result
 
 
 def _own_calls(method: str, jobs: Sequence[OwnJob], *more: Ref) -> list[Call]:

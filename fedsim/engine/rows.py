@@ -21,27 +21,27 @@ def draft_of(
     round_: int,
     gathered: Gathered,
     measured: Collection[str],
-    told: Mapping[str, int],
+    releases: Mapping[str, int],
 ) -> RoundRow:
     """A round's row but for what is measured after it, and its seconds. The ledger has been charged before.
 
-    ``measured``: the banks that are to be. ``told``: by bank the ``num_releases`` of its last row; {} before the first
-    round, whose row has every bank. A later one leaves out those of whom there is nothing new, or a round would cost by
-    the banks that are registered.
+    ``measured``: the banks that are to be. ``releases``: by bank the ``num_releases`` of its last row; {} before the
+    first round, whose row has every bank. A later one leaves out those of whom there is nothing new, or a round would
+    cost by the banks that are registered.
     """
     updates = {exchange.update.bank: exchange.update for exchange in gathered.exchanges}
     rows = []
     for bank in plan.banks:
         trainer = plan.trainer_of(bank.name)
-        releases = sum(spend.num_steps for spend in ledger.spent(trainer))
+        charged = sum(spend.num_steps for spend in ledger.spent(trainer))
         asked = trainer in updates or bank.name in gathered.missing
-        if not (asked or bank.name in measured) and told.get(bank.name) == releases:
+        if not (asked or bank.name in measured) and releases.get(bank.name) == charged:
             continue
         row = _bank_row(bank, round_, updates.get(trainer), ledger.epsilon(trainer))
         if bank.name in gathered.missing:
             missing = gathered.missing[bank.name]
             row = replace(row, bytes_up=missing.bytes_up, bytes_down=missing.bytes_down)
-        rows.append(replace(row, num_releases=releases))
+        rows.append(replace(row, num_releases=charged))
     return RoundRow(
         round=round_,
         num_rounds=plan.num_rounds,
@@ -58,15 +58,21 @@ def draft_of(
     )
 
 
-def measured_row(draft: RoundRow, evaluated: Evaluated, told: Mapping[str, int], seconds: float) -> RoundRow:
-    """The row of a round that took ``seconds``. A bank of which nothing could be measured is no news by that."""
+def widened(plan: Plan, row: RoundRow, others: RoundRow) -> RoundRow:
+    """The row, with those of ``others`` whose banks it left out."""
+    banks = {one.bank: one for one in (*others.banks, *row.banks)}
+    return replace(row, banks=tuple(banks[bank.name] for bank in plan.banks if bank.name in banks))
+
+
+def measured_row(draft: RoundRow, evaluated: Evaluated, releases: Mapping[str, int], seconds: float) -> RoundRow:
+    """The row after ``seconds`` more. A bank of which nothing could be measured is no news by that."""
     banks = [replace(row, metrics=evaluated.banks.get(row.bank, {})) for row in draft.banks]
     news = [
         row
         for row in banks
-        if row.participated or row.bank in draft.failed or row.metrics or told.get(row.bank) != row.num_releases
+        if row.participated or row.bank in draft.failed or row.metrics or releases.get(row.bank) != row.num_releases
     ]
-    return replace(draft, metrics=evaluated.metrics, banks=tuple(news), seconds=seconds)
+    return replace(draft, metrics=evaluated.metrics, banks=tuple(news), seconds=draft.seconds + seconds)
 
 
 def _bank_row(bank: BankRows, round_: int, update: Update | None, epsilon: float) -> BankRow:

@@ -52,8 +52,9 @@ class Restored:
     """The newest committed round."""
 
     saved: Saved
-    rows: list[RoundRow]  # told up to it
-    draft: RoundRow | None  # of its own row, where it was not measured before the end
+    rows: list[RoundRow]  # of the rounds before it
+    newest: RoundRow  # its own, or the draft of it
+    is_whole: bool
     passed: tuple[str, ...]  # what was passed over to get to it
 
 
@@ -145,7 +146,7 @@ class RunStore:
         found = self._rounds.newest(self._plan.fallback)
         if found is None:
             return None
-        rows, draft = self._rows(found)
+        rows, newest, is_whole = self._rows(found)
         self._require_ledger(found)
         if not found.head:
             self._rounds.adopt(found, self._beside())
@@ -154,7 +155,7 @@ class RunStore:
             saved = saved_from(found.files)
             if saved.state.round != found.round:
                 raise CheckpointError(f"{STATE} is of round {saved.state.round}")
-            return Restored(saved, rows, draft, found.notes)
+            return Restored(saved, rows, newest, is_whole, found.notes)
         except CheckpointError as error:
             place = self._rounds.place(found.round)
             raise CheckpointError(
@@ -217,24 +218,30 @@ class RunStore:
         """What the journal says of rounds, in the order of their commits."""
         return [record for record in self._journal.records if record["kind"] == "round"]
 
-    def _rows(self, found: Found) -> tuple[list[RoundRow], RoundRow | None]:
-        """The rows up to the round that was found, of one that was made again the last; its draft if it has no row."""
-        told, path = self._committed(), self._plan.folder / JOURNAL
-        measured = {one["manifest"]: one["row"] for one in self._journal.records if one["kind"] == "measured"}
-        own = [record for record in told if record["manifest"] == found.manifest]
-        last = {record["row"]["round"]: record for record in told} | ({found.round: own[-1]} if own else {})
+    def _rows(self, found: Found) -> tuple[list[RoundRow], RoundRow, bool]:
+        """(the rows before the round that was found, its own, whether that is whole); of one made again the last."""
+        path = self._plan.folder / JOURNAL
+        committed: dict[int, Mapping[str, Any]] = {}  # by round
+        measured: dict[str, Mapping[str, Any]] = {}  # by manifest
+        own: Mapping[str, Any] | None = None  # what is told last of the round that was found
+        for record in self._journal.records:
+            if record["kind"] == "round":
+                committed[record["row"]["round"]] = record
+            elif record["kind"] == "measured":
+                measured[record["manifest"]] = record
+            if record["kind"] in ("round", "measured") and record["manifest"] == found.manifest:
+                own = record
         rows = []
         for round_ in range(found.round + 1):
-            record = last.get(round_)
-            if record is None:
+            if round_ not in committed:
                 raise CheckpointError(f"{path} lacks the row of round {round_}")
-            row = record["row"] if record.get("whole", True) else measured.get(record["manifest"])
-            if row is None and round_ < found.round:
+            record = measured.get(committed[round_]["manifest"], committed[round_])
+            if round_ < found.round and not record.get("whole", True):
                 raise CheckpointError(f"{path} lacks what was measured after round {round_}")
-            rows += [] if row is None else [_row(row)]
-        if not own:
+            rows.append(record["row"])
+        if own is None:
             raise CheckpointError(f"{path} is not the journal of the run whose round {found.round} was found beside it")
-        return rows, _row(own[-1]["row"]) if len(rows) == found.round else None
+        return [_row(row) for row in rows[:-1]], _row(own["row"]), own.get("whole", True)
 
     def _require_ledger(self, found: Found) -> None:
         """BudgetError when lines are gone or others than those that a committed round was charged by."""

@@ -10,25 +10,26 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from fedsim.core.errors import FedsimError
 from fedsim.core.events import Failed, RoundRow, Waiting
 from fedsim.core.messages import ServerState
 from fedsim.engine.evaluation import evaluated, measured_banks, scoring
 from fedsim.engine.gather import Gathered, Told
 from fedsim.engine.plan import Plan
 from fedsim.engine.pool import Answer, Kept, Partial, Pool, Scored, Scoring
-from fedsim.engine.rows import draft_of, measured_row
-from fedsim.engine.store import Store
+from fedsim.engine.rows import draft_of, measured_row, widened
+from fedsim.engine.store import Restored, Store
 from fedsim.privacy.ledger import Ledger
 from fedsim.records.summary import Summary
 from fedsim.train.values import Scores
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Draft:
     """The row of a committed round that was not told yet."""
 
     row: RoundRow
-    asked: Scoring | None = None  # what is to be scored first; None: the row is whole
+    asked: Scoring | None = None  # what is to be scored first; None: the row is whole, or was told
 
 
 class Telling:
@@ -56,6 +57,18 @@ class Telling:
         self._store.commit(draft.row, whole=asked is None)
         return draft
 
+    def resumed(
+        self, found: Restored, state: ServerState, ledger: Ledger, kept: Mapping[str, Kept], last: bool
+    ) -> Draft:
+        """The newest round of an earlier life. It is measured if it was to be, or if it turns out to be the last."""
+        row = found.newest
+        self._start -= row.seconds
+        asked = None if found.is_whole and (row.metrics or not last) else scoring(self._plan, state, kept)
+        if asked is not None and found.is_whole:
+            banks, releases = measured_banks(self._plan, state.round), self.summary.releases()
+            row = widened(self._plan, row, draft_of(self._plan, ledger, row.round, Gathered(), banks, releases))
+        return Draft(row, asked)
+
     def told(self, draft: Draft, scores: Mapping[int, Scores]) -> RoundRow:
         """The row, with what follows from the scores of all that was asked."""
         row = draft.row
@@ -63,6 +76,7 @@ class Telling:
             found = evaluated(self._plan, draft.asked, scores)
             row = measured_row(row, found, self.summary.releases(), self._lapped())
             self._store.measured(row)
+            draft.asked = None  # what banks keep and were sent is let go
         self.summary.add(row)
         return row
 
@@ -70,18 +84,19 @@ class Telling:
         """The row, where nothing else is to be done meanwhile."""
         yield self.told(draft, {} if draft.asked is None else dict(self._pool.score(draft.asked)))
 
-    def beside(
-        self, draft: Draft | None, answers: Iterator[Scored | Partial | Answer | Failed | Waiting]
-    ) -> Iterator[Told]:
+    def beside(self, draft: Draft, answers: Iterator[Scored | Partial | Answer | Failed | Waiting]) -> Iterator[Told]:
         """The answers of a round that is trained after the scoring, or beside it; before them the row of the draft."""
         scores: dict[int, Scores] = {}
         for answer in answers:
-            if isinstance(answer, Scored):
-                scores[answer.which] = answer.scores
-                if draft and draft.asked and len(scores) == len(draft.asked):
-                    yield self.told(draft, scores)
-            else:
+            if not isinstance(answer, Scored):
                 yield answer
+                continue
+            scores[answer.which] = answer.scores
+            if draft.asked and len(scores) == len(draft.asked):
+                yield self.told(draft, scores)
+        if draft.asked:
+            missing = len(draft.asked) - len(scores)
+            raise FedsimError(f"{missing} scores did not come; round {draft.row.round} is not measured")
 
     def again(self, row: RoundRow) -> None:
         """A row that was told in an earlier life of the run."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from fedsim.core.errors import FedsimError
 from fedsim.core.events import BankDone, Failed, RoundRow, Waiting
 from fedsim.core.sections import Failures
 from fedsim.engine.actor import ClientActor
@@ -32,8 +33,8 @@ def rows(events: Iterable[object]) -> list[RoundRow]:
     return [replace(one, seconds=0.0) for one in events if isinstance(one, RoundRow)]
 
 
-def done(method: str, key: int) -> Done:
-    return Done(Call("", method, (), key=key), None, [], 0.0)
+def done(method: str, key: int, nodes: object = None) -> Done:
+    return Done(Call("", method, (), key=key), ([], nodes) if method == "train" else None, [], 0.0)
 
 
 def test_answers_of_training_wait_for_those_of_scoring() -> None:
@@ -44,9 +45,26 @@ def test_answers_of_training_wait_for_those_of_scoring() -> None:
         done("train", 2),
     ]
     results += [Broken(Call("", "evaluate", ()), Cause("died", "")), done("evaluate_own", 2), done("train", 3)]
-    told = list(_scored_first(iter(results), 2))
-    assert told == [results[place] for place in (1, 4, 5, 0, 2, 3, 6)]
-    assert list(_scored_first(iter(results[2:4]), 0)) == results[2:4], "nothing is held back where nothing is scored"
+    order = [(one.call.method, one.call.key) for one in _scored_first(iter(results), 2) if not isinstance(one, Partial)]
+    assert order == [(results[place].call.method, results[place].call.key) for place in (1, 4, 5, 0, 2, 3, 6)]
+    keys = [one.call.key for one in _scored_first(iter(results[2:4]), 0) if not isinstance(one, Partial)]
+    assert keys == [0, 2], "nothing is held back where nothing is scored"
+
+
+def test_sums_do_not_wait() -> None:
+    """The driver would hold as many as there are calls."""
+    results = [done("train", 1, {"a sum": 1}), done("evaluate", 1)]
+    assert [type(one) for one in _scored_first(iter(results), 1)] == [Partial, Done, Done]
+
+
+def test_a_score_that_never_comes_is_an_error_and_not_a_row_left_out() -> None:
+    class Forgets(InlinePool):
+        def score(self, asked: Scoring) -> Iterator[Scored]:
+            yield from list(super().score(asked))[1:]
+
+    plan = fakes.plan()
+    with pytest.raises(FedsimError, match="1 scores did not come; round 0 is not measured"):
+        list(Driver(plan, Forgets(fakes.make_client(plan)(), Actors())).run())
 
 
 @dataclass(frozen=True)
@@ -155,3 +173,47 @@ def test_a_run_that_is_told_again_measures_nothing(tmp_path: Path) -> None:
     pool = Counts(fakes.make_client(plan)())
     assert rows(list(Driver(plan, pool).run())) == rows(first)
     assert (pool.trained, pool.scored) == ([], 0)
+
+
+def life(plan: Plan, until: int) -> list[RoundRow]:
+    """The rows of a life that ends when a round has been told."""
+    told, events = [], Driver(plan, InlinePool(fakes.make_client(plan)(), Actors())).run()
+    for event in events:
+        told += [event] if isinstance(event, RoundRow) else []
+        if told and told[-1].round == until:
+            break
+    events.close()
+    return told
+
+
+def measured_at_the_ends(folder: Path, num_rounds: int, **how: bool) -> Plan:
+    plan = toys.plan(folder, num_rounds, **how)
+    return replace(plan, evaluation=replace(plan.evaluation, every=0))
+
+
+def test_a_round_that_turns_out_to_be_the_last_is_measured(tmp_path: Path) -> None:
+    """``num_rounds`` is lowered to what was done."""
+    reference = toys.run(measured_at_the_ends(tmp_path / "reference", 2))
+    told = life(measured_at_the_ends(tmp_path / "run", 4), until=2)
+    assert not told[-1].metrics
+    for _ in range(2):  # it stays so
+        events = toys.run(measured_at_the_ends(tmp_path / "run", 2))
+        same = [replace(row, num_rounds=2, banks=()) for row in rows(events)]
+        assert [replace(row, num_rounds=2, banks=()) for row in rows(reference)] == same
+        assert rows(events)[-1].banks == rows(reference)[-1].banks
+        assert events[-1].summary["metrics"] == reference[-1].summary["metrics"]  # type: ignore[attr-defined]
+
+
+def test_a_round_made_again_is_told_as_it_was_charged_again(tmp_path: Path) -> None:
+    """Its files are damaged, it is made again with other versions, which charges again, and ends before it is told."""
+    first = life(each_measured(tmp_path / "run"), until=2)
+    (tmp_path / "run" / "rounds" / "000002" / "server.safetensors").write_bytes(b"")
+    plan = each_measured(tmp_path / "run")
+    assert plan.store is not None
+    plan = replace(plan, store=replace(plan.store, surroundings="other versions"))
+    with pytest.raises(SystemExit):
+        list(Driver(plan, Stops(fakes.make_client(plan)(), Actors())).run())
+    again = life(plan, until=2)
+    assert again[:2] == first[:2]
+    assert again[2].epsilon > first[2].epsilon
+    assert again[2].metrics == first[2].metrics
