@@ -2,6 +2,7 @@
 
 from fedsim.core.registry import Registry
 from fedsim.strategies.base import LocalContext, LocalRule, Outcome, Sheet, Strategy
+from fedsim.strategies.coordinate_median import CoordinateMedian
 from fedsim.strategies.fdlora import FDLoRA
 from fedsim.strategies.fedadagrad import FedAdagrad
 from fedsim.strategies.fedadam import FedAdam
@@ -18,6 +19,7 @@ from fedsim.strategies.ffa_lora import FFALoRA
 from fedsim.strategies.flasc import FLASC
 from fedsim.strategies.flexlora import FlexLoRA
 from fedsim.strategies.flora import FLoRA
+from fedsim.strategies.geometric_median import GeometricMedian
 from fedsim.strategies.hetlora import HetLoRA
 from fedsim.strategies.local import Local
 from fedsim.strategies.lora_a2 import LoRAA2
@@ -31,6 +33,7 @@ STRATEGIES: Registry[Strategy] = Registry(
     "strategy",
     Strategy,  # type: ignore[type-abstract]
     {
+        "coordinate_median": CoordinateMedian,
         "fdlora": FDLoRA,
         "fedadagrad": FedAdagrad,
         "fedadam": FedAdam,
@@ -47,6 +50,7 @@ STRATEGIES: Registry[Strategy] = Registry(
         "flasc": FLASC,
         "flexlora": FlexLoRA,
         "flora": FLoRA,
+        "geometric_median": GeometricMedian,
         "hetlora": HetLoRA,
         "local": Local,
         "lora_a2": LoRAA2,

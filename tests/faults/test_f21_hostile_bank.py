@@ -1,7 +1,8 @@
-"""F21: a bank that sends the opposite of what it learned, many times over. What clipping updates promises, and no more.
+"""F21: a bank that sends the opposite of what it learned, many times over.
 
-With ``max_norm`` and ``too_long: clip`` nobody moves the mean by more than its weight times the bound. A hostile bank
-that stays within the bound is not found out: fedsim has no robust aggregation rule.
+With ``max_norm`` and ``too_long: clip`` nobody moves the mean by more than its weight times the bound; a hostile bank
+that stays within the bound is not found out. With a median of updates fewer than half of the banks move it by no more
+than what honest banks differ by, however much they send.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from fedsim.engine.pool import InlinePool
 from fedsim.engine.resources import Actors
 from fedsim.strategies.base import LocalContext, LocalRule, Outcome
 from fedsim.strategies.fedavg import FedAvg
+from fedsim.strategies.geometric_median import GeometricMedian
 from tests.engine import fakes
 from tests.faults.runs import Run, plan
 
@@ -58,9 +60,16 @@ class Poisoned(FedAvg):
         return Hostile("bank-00")
 
 
-def final(rule: LocalRule, num_rounds: int, failures: Failures | None = None) -> Tensors:
+class PoisonedMedian(GeometricMedian):
+    """The same with a geometric median."""
+
+    def rule(self) -> LocalRule:
+        return Hostile("bank-00")
+
+
+def final(rule: LocalRule, num_rounds: int, failures: Failures | None = None, kind: str = "fedavg") -> Tensors:
     """The global adapter at the end."""
-    of = replace(plan(failures, num_rounds), rule=rule)
+    of = replace(plan(failures, num_rounds), rule=rule, strategy=fakes.strategy(kind))
     events = Run.of(of, InlinePool(fakes.make_client(of)(), Actors())).events
     (served,) = (event for event in events if isinstance(event, Served))
     return served.adapter.tensors
@@ -84,15 +93,25 @@ def test_rounds_do_not_add_up_to_more_than_training_mends() -> None:
     assert norm(subtract(final(Hostile("north"), 8), clean)) > 100 * norm(clean), "control"
 
 
+@pytest.mark.parametrize("kind", ["geometric_median", "coordinate_median"])
+def test_a_median_is_moved_by_no_more_than_honest_banks_differ(kind: str) -> None:
+    clean = final(LocalRule(), 8, kind=kind)
+    assert norm(subtract(clean, final(LocalRule(), 8))) < norm(clean) / 2, "it learns what the mean learns"
+    assert norm(subtract(final(Hostile("north"), 8, kind=kind), clean)) < norm(clean)
+    assert norm(subtract(final(Hostile("north"), 8), clean)) > 100 * norm(clean), "control"
+
+
 @pytest.mark.slow
 def test_a_language_model_stays_in_the_band_of_the_clean_run(tmp_path: Path) -> None:
     scenario = tmp_path / "s.yaml"
     scenario.write_text(SCENARIO)
     poisoned = f"strategy={{kind: '{__name__}:Poisoned'}}"
     ways = {"clean": [], "bare": [poisoned], "clipped": [poisoned, "failures={max_norm: 0.5, too_long: clip}"]}
+    ways["median"] = [f"strategy={{kind: '{__name__}:PoisonedMedian'}}"]
     nll = {}
     for name, changes in ways.items():
         *_, finished = run(scenario, changes, tmp_path / name, inline=True)
         nll[name] = finished.summary["metrics"]["nll"]
     assert nll["clipped"] == pytest.approx(nll["clean"], abs=0.05)
+    assert nll["median"] == pytest.approx(nll["clean"], abs=0.05)
     assert nll["bare"] > nll["clean"] + 0.5, "control"
