@@ -20,7 +20,7 @@ from fedsim.engine.pool import InlinePool
 from fedsim.engine.resources import Actors
 from fedsim.strategies.base import LocalContext, LocalRule, Outcome
 from fedsim.strategies.fedavg import FedAvg
-from fedsim.strategies.geometric_median import GeometricMedian
+from fedsim.strategies.rfa import RFA
 from tests.engine import fakes
 from tests.faults.runs import Run, plan
 
@@ -60,7 +60,7 @@ class Poisoned(FedAvg):
         return Hostile("bank-00")
 
 
-class PoisonedMedian(GeometricMedian):
+class PoisonedMedian(RFA):
     """The same with a geometric median."""
 
     def rule(self) -> LocalRule:
@@ -93,7 +93,7 @@ def test_rounds_do_not_add_up_to_more_than_training_mends() -> None:
     assert norm(subtract(final(Hostile("north"), 8), clean)) > 100 * norm(clean), "control"
 
 
-@pytest.mark.parametrize("kind", ["geometric_median", "coordinate_median"])
+@pytest.mark.parametrize("kind", ["rfa", "fedmedian"])
 def test_a_median_is_moved_by_no_more_than_honest_banks_differ(kind: str) -> None:
     clean = final(LocalRule(), 8, kind=kind)
     assert norm(subtract(clean, final(LocalRule(), 8))) < norm(clean) / 2, "it learns what the mean learns"

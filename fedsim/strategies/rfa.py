@@ -24,7 +24,7 @@ from fedsim.core.messages import Exchange, ServerState
 from fedsim.strategies.base import Sheet, Strategy, advance, weights_of
 
 
-class GeometricMedian(Strategy):
+class RFA(Strategy):
     class Config(registry.Config):
         num_iters: int = Field(20, ge=1)
         nu: float = Field(1e-5, gt=0)

@@ -10,7 +10,7 @@ from fedsim.strategies import STRATEGIES
 from tests.strategies.toy import answer, close, draw, infos, new_banks
 
 POINTS = torch.tensor([[0.0, 0], [1, 0], [0, 1], [1, 1], [100, 100]], dtype=torch.float64)
-KINDS = ("geometric_median", "coordinate_median")
+KINDS = ("rfa", "fedmedian")
 
 
 def after(kind: str, points: torch.Tensor, sizes: list[int] | None = None, **knobs: float) -> torch.Tensor:
@@ -24,9 +24,9 @@ def after(kind: str, points: torch.Tensor, sizes: list[int] | None = None, **kno
 
 
 def test_golden_points() -> None:
-    assert close(after("geometric_median", POINTS, num_iters=2000), torch.tensor([0.788675, 0.788675]), 1e-6)
-    assert torch.equal(after("coordinate_median", POINTS), torch.tensor([1.0, 1.0], dtype=torch.float64))
-    assert torch.equal(after("coordinate_median", POINTS[:4]), torch.tensor([0.5, 0.5], dtype=torch.float64))
+    assert close(after("rfa", POINTS, num_iters=2000), torch.tensor([0.788675, 0.788675]), 1e-6)
+    assert torch.equal(after("fedmedian", POINTS), torch.tensor([1.0, 1.0], dtype=torch.float64))
+    assert torch.equal(after("fedmedian", POINTS[:4]), torch.tensor([0.5, 0.5], dtype=torch.float64))
     assert close(after("fedavg", POINTS), torch.tensor([20.4, 20.4], dtype=torch.float64), 1e-12), "control"
 
 
@@ -34,7 +34,7 @@ def test_one_step_of_weiszfeld_by_hand() -> None:
     """0, 1 and 10 with 1, 1 and 2 rows: from the mean 5.25, beta = 1/21, 1/17, 2/19 of a quarter of a quarter."""
     beta = torch.tensor([0.25 / 5.25, 0.25 / 4.25, 0.5 / 4.75], dtype=torch.float64)
     expected = (beta * torch.tensor([0.0, 1.0, 10.0])).sum() / beta.sum()
-    found = after("geometric_median", torch.tensor([[0.0], [1.0], [10.0]], dtype=torch.float64), [1, 1, 2], num_iters=1)
+    found = after("rfa", torch.tensor([[0.0], [1.0], [10.0]], dtype=torch.float64), [1, 1, 2], num_iters=1)
     assert close(found, expected[None], 1e-12)
 
 
@@ -55,9 +55,9 @@ def test_the_order_of_banks_and_where_they_all_are_do_not_matter(kind: str) -> N
 def test_what_turns_and_what_is_scaled() -> None:
     points = draw(6, 5, seed=4)
     turn, _ = torch.linalg.qr(draw(5, 5, seed=5))
-    assert close(after("geometric_median", points @ turn), after("geometric_median", points) @ turn, 1e-12)
+    assert close(after("rfa", points @ turn), after("rfa", points) @ turn, 1e-12)
     scales = torch.tensor([1.0, 10.0, 0.1, 3.0, 2.0], dtype=torch.float64)
-    assert close(after("coordinate_median", points * scales), after("coordinate_median", points) * scales, 1e-12)
+    assert close(after("fedmedian", points * scales), after("fedmedian", points) * scales, 1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -21,7 +21,7 @@ from fedsim.core.messages import Exchange, ServerState
 from fedsim.strategies.base import Sheet, Strategy, advance
 
 
-class CoordinateMedian(Strategy):
+class FedMedian(Strategy):
     sheet = Sheet(
         title="Median of every coordinate",
         source="1803.01498, Definition 1",
