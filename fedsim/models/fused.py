@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 NARROW = 16  # columns up to which a product is faster when it is computed as its transpose
 SMALLEST = 1e-30  # a probability that float32 still holds to all its digits
+LOGITS, FEWEST = 1 << 19, 256  # logits in memory at a time, but of no fewer tokens: a product of few rows is slow
 
 
 def low_rank(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: Tensor) -> Tensor:
@@ -56,13 +57,23 @@ def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
     return out
 
 
+def losses_of_hidden(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    """``token_losses`` of the logits hidden W^T + bias, for a frozen W, of which few rows exist at any time.
+
+    hidden (n, d), W (vocab, d), targets (n,) -> (n,), float32 of bfloat16. The gradient of a loss is a number times a
+    row that is known in the forward pass, so that is where the logits are used a second time, and for the last.
+    """
+    out: Tensor = _LossesOfHidden.apply(hidden, weight, bias, targets)  # type: ignore[no-untyped-call]
+    return out
+
+
 class _LowRank(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: Tensor) -> Any:
-        hidden = torch.bmm(x, a.transpose(1, 2)).mul_(scaling)  # (m, t, r)
+        hidden = torch.bmm(a, x.transpose(1, 2)).mul_(scaling)  # (m, r, t)
         out = torch.nn.functional.linear(x, weight, bias)
         ctx.save_for_backward(x, weight, a, b, hidden, scaling)
-        return out.baddbmm_(hidden, b.transpose(1, 2))
+        return out.baddbmm_(hidden.transpose(1, 2), b.transpose(1, 2))
 
     @staticmethod
     @once_differentiable
@@ -70,12 +81,12 @@ class _LowRank(torch.autograd.Function):
         x, weight, a, b, hidden, scaling = ctx.saved_tensors
         wanted = ctx.needs_input_grad
         grad = grad.contiguous()
-        grad_b = torch.bmm(grad.transpose(1, 2), hidden) if wanted[4] else None
-        narrow = torch.bmm(grad, b).mul_(scaling) if wanted[0] or wanted[3] else None
-        grad_a = torch.bmm(narrow.transpose(1, 2), x) if wanted[3] and narrow is not None else None
+        grad_b = torch.bmm(hidden, grad).transpose(1, 2) if wanted[4] else None
+        narrow = torch.bmm(b.transpose(1, 2), grad.transpose(1, 2)).mul_(scaling) if wanted[0] or wanted[3] else None
+        grad_a = torch.bmm(narrow, x) if wanted[3] and narrow is not None else None
         grad_x = None
         if wanted[0] and narrow is not None:
-            grad_x = torch.matmul(grad, weight).baddbmm_(narrow, a)
+            grad_x = torch.matmul(grad, weight).baddbmm_(narrow.transpose(1, 2), a)
         return grad_x, None, None, grad_a, grad_b, None
 
 
@@ -181,18 +192,48 @@ class _RmsNorm(torch.autograd.Function):
         return out.mul_(inverse).addcmul_(x, along, value=-1), None, None
 
 
+def _cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(probabilities (n, vocab), that of the target (n, 1), losses (n,))"""
+    p = torch.softmax(logits, -1)
+    own = p.gather(1, targets[:, None])
+    loss = -own.log()
+    lost = torch.nonzero(own[:, 0] < SMALLEST)[:, 0]  # its logarithm is inexact, or infinite
+    if len(lost):
+        few = logits[lost]
+        loss[lost] = few.logsumexp(1, keepdim=True) - few.gather(1, targets[lost, None])
+    return p, own, loss.squeeze(1)
+
+
+class _LossesOfHidden(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Any:
+        at_a_time = max(FEWEST, LOGITS // len(weight))
+        losses, rows = [], torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        for start in range(0, len(hidden), at_a_time):
+            part = slice(start, start + at_a_time)
+            logits = torch.nn.functional.linear(hidden[part], weight, bias)
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            p, own, loss = _cross_entropy(logits, targets[part])
+            losses.append(loss)
+            if rows is not None:
+                p.scatter_(1, targets[part, None], own - 1)
+                torch.mm(p.to(weight.dtype), weight, out=rows[part])
+        ctx.save_for_backward(rows)
+        return torch.cat(losses) if losses else hidden.new_zeros(0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        (rows,) = ctx.saved_tensors
+        return rows * grad[:, None].to(rows.dtype), None, None, None
+
+
 class _TokenLosses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Any:
-        p = torch.softmax(logits, -1)
+        p, _, loss = _cross_entropy(logits, targets)
         ctx.save_for_backward(p, targets)
-        own = p.gather(1, targets[:, None])
-        loss = -own.log()
-        lost = torch.nonzero(own[:, 0] < SMALLEST)[:, 0]  # its logarithm is inexact, or infinite
-        if len(lost):
-            few = logits[lost]
-            loss[lost] = few.logsumexp(1, keepdim=True) - few.gather(1, targets[lost, None])
-        return loss.squeeze(1)
+        return loss
 
     @staticmethod
     @once_differentiable

@@ -3,10 +3,13 @@
 attention      of every architecture that looks it up by name in transformers' table
 rotary         embedding within it, for Llama's attention layers
 norms          Llama's, under the names that its relatives give the same function
+logits         of a causal model, which its losses can do without (``fused.losses_of_hidden``)
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import MethodType
 from typing import Any
 
@@ -46,15 +49,36 @@ def attention(
 
 def shorten(network: Any) -> None:
     """Give modules that have a fused form that form, in place."""
-    logits = network.get_output_embeddings()
-    if type(logits) is nn.Linear:
-        logits.forward = MethodType(_contiguous, logits)  # type: ignore[method-assign]
+    last = network.get_output_embeddings()
+    if type(last) is nn.Linear:
+        last.forward = MethodType(_contiguous, last)  # type: ignore[method-assign]
     for module in network.modules():
         kind = type(module).__name__
         if kind in NORMS:
             module.forward = MethodType(_norm, module)
         elif kind in ROTARY and module.config._attn_implementation == ATTENTION:
             module.forward = MethodType(_rotary_attention, module)
+
+
+def plain_logits(network: Any) -> nn.Linear | None:
+    """The frozen layer whose output is a causal model's logits; None where it is not such a layer, or not the last."""
+    last = network.get_output_embeddings()
+    return last if type(last) is nn.Linear and network.config.model_type in MODEL_TYPES else None
+
+
+@contextmanager
+def without_logits(last: nn.Linear) -> Iterator[None]:
+    """Forward passes made inside give what their last layer is given."""
+    forward = last.forward
+    last.forward = _identity  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        last.forward = forward  # type: ignore[method-assign]
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x
 
 
 def _contiguous(self: nn.Linear, x: Tensor) -> Tensor:

@@ -21,9 +21,10 @@ from torch.nn.functional import cross_entropy
 from fedsim.core.adapter import AdapterState
 from fedsim.core.rows import TokenRows
 from fedsim.models.base import Batch, CohortModel
-from fedsim.models.fused import token_losses
+from fedsim.models.fused import losses_of_hidden, token_losses
 from fedsim.models.network import Adapted
 from fedsim.models.prefix import Activations, find_prefix
+from fedsim.models.shortcuts import plain_logits, without_logits
 
 
 def pad(sequences: list[np.ndarray], pad_id: int, left: bool) -> tuple[Tensor, Tensor]:
@@ -147,6 +148,10 @@ class HuggingFaceTask(CohortModel):
 class CausalLM(HuggingFaceTask):
     left = True
 
+    def __init__(self, adapted: Adapted, tokenizer: Any) -> None:
+        super().__init__(adapted, tokenizer)
+        self.last = plain_logits(self.network)
+
     def texts(self, rows: TokenRows, ids: np.ndarray) -> list[np.ndarray]:
         return [self._text(rows, *divmod(int(number), len(rows))) for number in ids]
 
@@ -177,18 +182,24 @@ class CausalLM(HuggingFaceTask):
         return self._batch(sequences, indices, lengths, rows.labels[indices % len(rows)])
 
     def _answer_logits(self, batch: Batch) -> Tensor:
-        """(n, a, vocab) logits that predict the tokens of the longest answer, at the end of every row, float32."""
+        """(n, a, vocab) logits that predict the tokens of the longest answer, at the end of every row."""
         logits = self.logits(batch)
-        return (logits if "logits_to_keep" in self.accepted else logits[:, -keep_of(batch) : -1]).float()
+        return logits if "logits_to_keep" in self.accepted else logits[:, -keep_of(batch) : -1]
 
     def row_losses(self, batch: Batch) -> Tensor:
-        logits = self._answer_logits(batch)  # (n, a, vocab)
-        a = logits.shape[1]
-        targets = batch.input_ids[:, -a:]
-        losses = token_losses(logits.flatten(0, 1), targets.flatten()).view(targets.shape)  # (n, a)
-        position = torch.arange(a, 0, -1, device=losses.device)  # distance from the end, 1 for the last
-        answer = position <= batch.answer_lengths[:, None]
-        return (losses * answer).sum(1) / batch.answer_lengths
+        targets = batch.input_ids[:, 1 - keep_of(batch) :]  # (n, a)
+        position = torch.arange(targets.shape[1], 0, -1, device=self.device)  # distance from the end, 1 for the last
+        places = (position <= batch.answer_lengths[:, None]).flatten().nonzero().squeeze(1)  # of answers' tokens
+        wanted = targets.flatten()[places]
+        if self.last is None:
+            logits = self._answer_logits(batch).flatten(0, 1).index_select(0, places)
+            found = token_losses(logits.float(), wanted)
+        else:
+            with without_logits(self.last):
+                hidden = self._answer_logits(batch).flatten(0, 1).index_select(0, places)
+            found = losses_of_hidden(hidden, self.last.weight, self.last.bias, wanted)
+        losses = found.new_zeros(targets.numel()).index_copy(0, places, found).view(targets.shape)
+        return losses.sum(1) / batch.answer_lengths
 
     def label_scores(self, rows: TokenRows, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         if rows.label_ids and one_token_each(rows):
@@ -205,7 +216,7 @@ class CausalLM(HuggingFaceTask):
     def _one_token_scores(self, rows: TokenRows, indices: np.ndarray) -> Tensor:
         """One pass scores every label word when each is one token: the answer that stands there is not looked at."""
         words = torch.tensor([word[0] for word in rows.label_ids], device=self.device)
-        logits = self._answer_logits(self.batch(rows, indices))[:, -1]
+        logits = self._answer_logits(self.batch(rows, indices))[:, -1].float()
         return logits.log_softmax(-1)[:, words]
 
     def answers(self, rows: TokenRows, indices: np.ndarray, max_new_tokens: int) -> list[tuple[str, str]]:

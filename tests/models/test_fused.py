@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear, scaled_dot_product_attention, softmax
 
-from fedsim.models.fused import attention, low_rank, rms_norm, token_losses
+from fedsim.models import fused
+from fedsim.models.fused import attention, losses_of_hidden, low_rank, rms_norm, token_losses
 
 
 def values(*shape: int, seed: int = 0) -> Tensor:
@@ -109,3 +110,33 @@ def test_token_loss_where_a_probability_underflows() -> None:
     logits = torch.tensor([[300.0, 0.0, 299.0]])
     loss = token_losses(logits, torch.tensor([1]))
     assert loss.item() == pytest.approx(cross_entropy(logits, torch.tensor([1])).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("at_a_time", [1, 4, 6, 100])
+def test_losses_of_hidden_and_their_gradient(at_a_time: int, biased: bool, monkeypatch) -> None:
+    """However many tokens have their logits in memory at a time."""
+    monkeypatch.setattr(fused, "FEWEST", at_a_time)
+    monkeypatch.setattr(fused, "LOGITS", 7 * at_a_time)
+    weight, bias = values(7, 5).detach(), values(7).detach() if biased else None
+    targets = torch.tensor([0, 6, 3, 3, 1, 2])
+
+    def plain(hidden: Tensor) -> Tensor:
+        return cross_entropy(linear(hidden, weight, bias), targets, reduction="none")
+
+    assert_same_function(lambda hidden: losses_of_hidden(hidden, weight, bias, targets), plain, values(6, 5))
+
+
+def test_losses_of_no_hidden() -> None:
+    assert losses_of_hidden(torch.zeros(0, 5), torch.zeros(7, 5), None, torch.zeros(0, dtype=torch.int64)).shape == (0,)
+
+
+def test_losses_of_bfloat16_are_float32() -> None:
+    hidden, weight = values(2, 5).bfloat16().detach().requires_grad_(), values(7, 5).bfloat16().detach()
+    targets = torch.tensor([0, 6])
+    losses = losses_of_hidden(hidden, weight, None, targets)
+    assert losses.dtype == torch.float32
+    assert losses.tolist() == pytest.approx(
+        cross_entropy(linear(hidden, weight).float(), targets, reduction="none").tolist()
+    )
+    assert torch.autograd.grad(losses.sum(), hidden)[0].dtype == torch.bfloat16
