@@ -63,8 +63,9 @@ def require_finite(tensors: Tensors) -> None:
 def require_numbers(tensors: Tensors, where: str) -> None:
     """Refused where a value is NaN or infinite."""
     for name, tensor in tensors.items():
-        bad = int((~torch.isfinite(tensor)).sum())
-        if bad:
+        finite = torch.isfinite(tensor)
+        if not finite.all():
+            bad = tensor.numel() - int(finite.sum())
             raise Refused("not_finite", f"{bad} of {tensor.numel()} values of {name!r} in {where} are not finite")
 
 

@@ -19,15 +19,16 @@ Opacus and dp-accounting are imported where they are used: an actor only ever se
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import astuple, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from fedsim.core.errors import PrivacyConfigError, Problem
-from fedsim.core.messages import Spend
+from fedsim.core.messages import Noise, Spend
 from fedsim.core.sections import Sampling
 from fedsim.privacy.base import Accountant
 
@@ -47,17 +48,23 @@ class Bound(NamedTuple):
 
 def merged(spends: Iterable[Spend]) -> tuple[Spend, ...]:
     """Spends of the same noise and sampling as one, in sorted order; those without steps are left out."""
-    steps: dict[Spend, int] = {}
+    steps: Counter[tuple[float, float, Sampling, Noise]] = Counter()
     for spend in spends:
-        key = replace(spend, num_steps=1)
-        steps[key] = steps.get(key, 0) + spend.num_steps
-    ordered = sorted(steps.items(), key=lambda item: astuple(item[0]))
-    return tuple(replace(key, num_steps=number) for key, number in ordered if number)
+        steps[spend.noise_multiplier, spend.sample_rate, spend.sampling, spend.noise] += spend.num_steps
+    return tuple(
+        Spend(multiplier, rate, number, sampling, noise)
+        for (multiplier, rate, sampling, noise), number in sorted(steps.items())
+        if number
+    )
 
 
 def rdp_epsilon(spends: Iterable[Spend], delta: float, conversion: Literal["new", "old"] = "new") -> float:
     """Epsilon by Renyi DP; 0 when nothing was spent, inf when a step had no noise."""
-    total = merged(spends)
+    return _rdp_epsilon(merged(spends), delta, conversion)
+
+
+@lru_cache(maxsize=4096)  # banks that were charged alike are many
+def _rdp_epsilon(total: tuple[Spend, ...], delta: float, conversion: Literal["new", "old"]) -> float:
     if not total:
         return 0.0
     orders = np.array(ORDERS)
