@@ -63,9 +63,9 @@ class CohortModel(ABC):
     """
 
     def __init__(self, network: nn.Module, running: Running) -> None:
-        align(network)
         self.network, self.running = network, running
         self.device = next(network.parameters()).device
+        self.is_aligned = False  # the weights, which another process' may replace before they are used
 
     @abstractmethod
     def new_adapter(self, seed: int) -> AdapterState:
@@ -111,6 +111,9 @@ class CohortModel(ABC):
     @contextmanager
     def using(self, cohort: Cohort) -> Iterator[None]:
         """Run forward passes with these adapters."""
+        if not self.is_aligned:
+            align(self.network)
+            self.is_aligned = True
         self.running.cohort = cohort
         try:
             yield
