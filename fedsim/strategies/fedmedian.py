@@ -30,7 +30,6 @@ class FedMedian(Strategy):
         down="A, B, head",
         exact="no (median of factors)",
         state="none",
-        equal_weights=True,
     )
 
     def aggregate(self, state: ServerState, exchanges: Sequence[Exchange]) -> ServerState:
