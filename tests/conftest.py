@@ -11,6 +11,7 @@ import torch
 
 from fedsim.engine.cluster import Cluster
 from fedsim.engine.resources import Actors
+from tests.calling import Command
 
 
 @pytest.fixture(autouse=True)
@@ -20,6 +21,13 @@ def one_thread() -> None:
     Of every test anew: trainers set their own number.
     """
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The command line, in a folder with nothing in it."""
+    monkeypatch.chdir(tmp_path)
+    return Command(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ import pytest
 
 import fedsim
 from fedsim.core import regular
-from fedsim.core.errors import FedsimError
 from fedsim.records.lock import acquire, release
 from tests.calling import Answer, Command
 from tests.faults import toys
@@ -62,19 +61,7 @@ def test_a_run_goes_on_or_says_what_is_wrong(toy: Path, tmp_path: Path, kind: st
     run = tmp_path / "run"
     shutil.copytree(toy / "stopped", run)
     put(kind, run / name)
-    refusal, code = "", 0
-    try:
-        release(acquire(run))
-        toys.run(toys.plan(run, 4))
-    except FedsimError as error:
-        refusal, code = str(error), error.exit_code
-    assert "\n" not in refusal
-    assert code in (0, 5, 6)
-    if code:
-        assert str(run) in refusal
-    else:
-        assert toys.hashes(run) == toys.hashes(toy / "whole")
-        assert toys.charged(run) == toys.charged(toy / "whole")
+    toys.gone_on(run, toy / "whole", 4)
 
 
 def test_a_pipe_would_be_waited_for(toy: Path, tmp_path: Path) -> None:
@@ -120,12 +107,6 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "s.yaml").write_text(SCENARIO)
     fedsim.run(folder / "s.yaml", out=folder / "run", inline=True)
     return folder / "run"
-
-
-@pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    monkeypatch.chdir(tmp_path)
-    return Command(monkeypatch)
 
 
 def require_told(answer: Answer) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedsim.codecs import pipeline
-from fedsim.core.errors import BudgetError
+from fedsim.core.errors import BudgetError, FedsimError
 from fedsim.core.events import Event
 from fedsim.engine.driver import Driver
 from fedsim.engine.plan import Plan
@@ -16,7 +16,7 @@ from fedsim.engine.pool import InlinePool
 from fedsim.engine.resources import Actors
 from fedsim.engine.store import StorePlan
 from fedsim.privacy.ledger import Ledger
-from fedsim.records.lock import acquire
+from fedsim.records.lock import acquire, release
 from fedsim.records.wal import Log
 from tests.engine import fakes
 
@@ -37,6 +37,24 @@ def plan(folder: Path, num_rounds: int = 3, cap: float | None = None, **how: boo
 def run(toy: Plan) -> list[Event]:
     """All events of a driver in this process."""
     return list(Driver(toy, InlinePool(fakes.make_client(toy)(), Actors())).run())
+
+
+def gone_on(folder: Path, whole: Path, num_rounds: int) -> str:
+    """Go on with a run: to the bits and charges of the run in ``whole``, or to one line that names the directory."""
+    refusal, code = "", 0
+    try:
+        release(acquire(folder))
+        run(plan(folder, num_rounds))
+    except FedsimError as error:
+        refusal, code = str(error), error.exit_code
+    if code:
+        assert code in (5, 6)
+        assert "\n" not in refusal
+        assert str(folder) in refusal
+        return f"exit {code}"
+    assert hashes(folder) == hashes(whole)
+    assert charged(folder) == charged(whole)
+    return "same bits"
 
 
 def hashes(folder: Path) -> list[str]:

@@ -65,12 +65,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    monkeypatch.chdir(tmp_path)
-    return Command(monkeypatch)
-
-
 def with_data(command: Command, whole: Path, name: str, rng: Random | None) -> int:
     """Look at a data file, broken by ``rng``: the exit code."""
     body = (whole / name).read_bytes()

@@ -53,12 +53,6 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-@pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    monkeypatch.chdir(tmp_path)
-    return Command(monkeypatch)
-
-
 def damage(run: Path, rng: Random) -> None:
     """One to three of: bytes broken, cut off, a file gone or empty, other values or no value at some key of JSON."""
     for _ in range(rng.choice((1, 1, 2, 3))):

@@ -27,12 +27,6 @@ MEMORY = 12 << 30  # bytes that a broken scenario may ask for
 
 
 @pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    monkeypatch.chdir(tmp_path)
-    return Command(monkeypatch)
-
-
-@pytest.fixture
 def bounded() -> Iterator[None]:
     """Memory that runs out before the machine's does."""
     before = resource.getrlimit(resource.RLIMIT_AS)
