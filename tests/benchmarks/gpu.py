@@ -1,6 +1,7 @@
 """How fast and how large a cohort is on one GPU, beside PEFT + Opacus with one bank after the other on the same base.
 
     python -m tests.benchmarks.gpu             a Llama of 8B's shape; no download, no Ray
+    python -m tests.benchmarks.gpu --cpu       of 1B's shape on the CPU in float32, for its memory
     python -m tests.benchmarks.gpu --dry-run   the same on the CPU with a tiny shape, to see that it works
 
 The base has random weights drawn on the device. ``fedsim.train.Trainer`` trains K banks on it, as it does in an actor;
@@ -11,7 +12,7 @@ steps are the same. One JSON line per setting:
     mfu                    tokens_per_s x flops_per_token / peak_tflops; null where the card's peak is not known here
     flops_per_token        4 per frozen weight of a matrix (forward, and back to its input: it has no gradient of its
                            own) and 6 per trained one; attention's own products are left out
-    peak_memory_mb         allocated on the device; null on the CPU
+    peak_memory_mb         allocated on the GPU, or resident in the whole process; null where that is not told
     allowed_memory_mb      1.1 x what one bank needs, with the K banks' adapters and the pass's rows in its place
     ratio                  of tokens_per_s to those of the loop
     rel_err                between the first bank's adapter and the loop's, over what training has moved
@@ -45,9 +46,11 @@ from fedsim.models.random_llama import LlamaShape, Place, random_llama
 from fedsim.models.tasks import CausalLM
 from fedsim.privacy import MECHANISMS, BankPlan
 from fedsim.strategies.base import LocalRule
+from fedsim.train.heap import forget_peak, peak
 from fedsim.train.trainer import LocalTraining, Trainer
 
 LLAMA_8B = LlamaShape(4096, 14336, 32, 32, 128256, num_key_value_heads=8)
+LLAMA_1B = LlamaShape(2048, 8192, 16, 32, 128256, num_key_value_heads=8)
 TINY = LlamaShape(64, 192, 2, 8, 512, num_key_value_heads=2)
 LORA = Lora(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"])
 PEAK_TFLOPS = {  # bfloat16 without sparsity, from the makers' data sheets; by a part of the card's name, first match
@@ -88,12 +91,13 @@ def gpu(tokens: int, rows: int, max_rows: int) -> Setting:
     )
 
 
+CPU = Setting(LLAMA_1B, torch.device("cpu"), torch.float32, (None,), (1, 4, 16), 64, 2, 8, steps=1, repeats=1)
 DRY = Setting(TINY, torch.device("cpu"), torch.float32, (4, 8, None), (1, 4), 16, 4, 8, steps=2, repeats=1)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Work that was done several times. Memory in bytes on the device, None on the CPU."""
+    """Work that was done several times. ``peak`` in bytes; None where the system does not tell."""
 
     seconds: float
     peak: int | None
@@ -106,7 +110,7 @@ class Bench:
         self.setting = setting
         place = Place(setting.device, setting.dtype, bits)
         self.model: CausalLM = random_llama(setting.shape, place, LORA, setting.tokens)
-        self.base_bytes = torch.cuda.memory_allocated() if setting.device.type == "cuda" else 0
+        self.base_bytes = held(setting.device)
         names = [f"bank-{number:02d}" for number in range(max(setting.cohorts))]
         per_bank = setting.rows * setting.steps
         self.rows = random_rows(len(names) * per_bank, setting.tokens, setting.shape.vocab_size)
@@ -164,11 +168,7 @@ def random_rows(count: int, tokens: int, vocab_size: int) -> TokenRows:
 
 def measured(work: Callable[[], object], setting: Setting) -> Measured:
     """Once to warm up, then the median of the repeats; what the device does is waited for."""
-    on_gpu = setting.device.type == "cuda"
-    if on_gpu:
-        gc.collect()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+    on_gpu, before = setting.device.type == "cuda", held(setting.device)
     times = []
     for _ in range(1 + setting.repeats):
         start = time.perf_counter()
@@ -176,7 +176,13 @@ def measured(work: Callable[[], object], setting: Setting) -> Measured:
         if on_gpu:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
-    return Measured(statistics.median(times[1:]), torch.cuda.max_memory_allocated() if on_gpu else None)
+    return Measured(statistics.median(times[1:]), None if before is None else peak(setting.device))
+
+
+def held(device: torch.device) -> int | None:
+    """Bytes held now, of which the most is measured from here on."""
+    gc.collect()
+    return forget_peak(device)
 
 
 def flops_per_token(shape: LlamaShape, trained: int) -> int:
@@ -224,7 +230,7 @@ def lines(setting: Setting, bits: Bits) -> Iterator[dict[str, Any]]:
         line |= figures(setting, bench, banks * per_bank / took.seconds, took.peak)
         line |= {"allowed_memory_mb": None, "ratio": round(banks * per_bank / took.seconds / loop_rate, 2)}
         first = found[0][1]
-        if took.peak is not None and first is not None and first.peak is not None:
+        if took.peak and first and first.peak and bench.base_bytes:
             rows = (min(setting.rows, setting.max_rows), min(banks * setting.rows, setting.max_rows))
             allowed = allowed_bytes(bench.base_bytes, first.peak, adapter, banks, rows)
             line |= {"allowed_memory_mb": round(allowed / 1e6), "within_memory": took.peak <= allowed}
@@ -233,14 +239,14 @@ def lines(setting: Setting, bits: Bits) -> Iterator[dict[str, Any]]:
 
 
 def figures(setting: Setting, bench: Bench, rate: float, peak_bytes: int | None) -> dict[str, Any]:
-    flops, peak = flops_per_token(setting.shape, bench.num_trained), None
+    flops, fastest = flops_per_token(setting.shape, bench.num_trained), None
     if setting.device.type == "cuda":
-        peak = peak_tflops(torch.cuda.get_device_name())
+        fastest = peak_tflops(torch.cuda.get_device_name())
     return {
         "tokens_per_s": round(rate),
-        "mfu": None if peak is None else round(rate * flops / peak / 1e12, 3),
+        "mfu": None if fastest is None else round(rate * flops / fastest / 1e12, 3),
         "flops_per_token": flops,
-        "peak_tflops": peak,
+        "peak_tflops": fastest,
         "peak_memory_mb": None if peak_bytes is None else round(peak_bytes / 1e6),
         "tokens": setting.tokens,
         "rows": setting.rows,
@@ -251,16 +257,19 @@ def figures(setting: Setting, bench: Bench, rate: float, peak_bytes: int | None)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cpu", action="store_true", help="the shape of a Llama of 1B on the CPU, float32")
     parser.add_argument("--dry-run", action="store_true", help="a tiny shape on the CPU, float32")
     parser.add_argument("--tokens", type=int, default=128, help="of a row")
     parser.add_argument("--rows", type=int, default=8, help="of a bank in a step")
     parser.add_argument("--max-rows", type=int, default=32, help="in one pass: activations need memory by these")
     told = parser.parse_args(arguments)
-    if not told.dry_run and not torch.cuda.is_available():
-        parser.error("no CUDA device here; --dry-run runs a tiny shape on the CPU")
-    setting = DRY if told.dry_run else gpu(told.tokens, told.rows, told.max_rows)
+    if not (told.cpu or told.dry_run or torch.cuda.is_available()):
+        parser.error("no CUDA device here; --cpu and --dry-run run smaller shapes on the CPU")
+    small = DRY if told.dry_run else CPU
+    setting = small if told.cpu or told.dry_run else gpu(told.tokens, told.rows, told.max_rows)
     warnings.filterwarnings("ignore", "Full backward hook")  # Opacus' of token vectors, which are not trained
-    torch.set_num_threads(1)  # the device computes; of a dry run, small products
+    if not told.cpu:
+        torch.set_num_threads(1)  # the device computes; of a dry run, small products
     for bits in setting.bases:
         for line in lines(setting, bits):
             print(json.dumps(line), flush=True)
