@@ -52,6 +52,7 @@ class BankDone:
     done: int
     total: int
     work: Work | None = field(default=None, compare=False)
+    more: bool = field(default=False, compare=False)  # what is told of banks that trained with it follows at once
 
 
 Action = Literal["retry", "alone", "skip", "abort", "clip"]

@@ -103,7 +103,7 @@ def _used(
     if received.update is not None:
         exchanges[answer.which] = Exchange(delivery.job(), received.update)
         kept[bank] = answer.kept
-        yield BankDone(round_ + 1, bank, len(exchanges), len(deliveries), received.work)
+        yield BankDone(round_ + 1, bank, len(exchanges), len(deliveries), received.work, answer.more)
 
 
 def require_quorum(plan: Plan, missing: Mapping[str, Missing], asked: int) -> None:

@@ -68,6 +68,7 @@ class Answer(NamedTuple):
     which: int
     reply: Reply | Received
     kept: Kept
+    more: bool = False  # the answers of banks that were trained together with it follow at once
 
 
 class Partial(NamedTuple):

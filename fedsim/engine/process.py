@@ -61,14 +61,14 @@ class ClientProcess:
         return self.client.new_adapter(seed)
 
     def train(self, addresses: Sequence[Address], which: Sequence[int], *values: Any) -> tuple[Any, ...]:
-        """((replies, sums), kept of each bank ...).
+        """((replies, sums, whether each bank keeps anything), kept of each bank ...).
 
         ``values`` are parcels, then each bank's kept; ``which`` is its parcel.
         """
         parcels, kept = values[: -len(addresses)], values[-len(addresses) :]
         jobs = [parcels[index].job(to) for to, index in zip(addresses, which, strict=True)]
         answers = self.client.train(jobs, kept, [to.order for to in addresses])
-        return (answers.replies, answers.nodes), *answers.kept
+        return (answers.replies, answers.nodes, [bool(mine) for mine in answers.kept]), *answers.kept
 
     def messages(self, asks: Sequence[Ask]) -> list[bytes]:
         return self.client.messages(asks)

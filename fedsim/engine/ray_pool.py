@@ -93,7 +93,10 @@ class RayPool:
                 continue
             if isinstance(result, Done):
                 self._seconds |= {banks[index]: result.seconds / len(call.banks) for index in call.banks}
-                yield from map(Answer, call.banks, result.value, result.others)
+                replies, keeps = result.value
+                kept_now = [ref if some else None for ref, some in zip(result.others, keeps, strict=True)]
+                more = [True] * (len(call.banks) - 1) + [False]
+                yield from map(Answer, call.banks, replies, kept_now, more)
                 continue
             cause, concerned = result.cause, [banks[index] for index in call.banks]
             action = decide(failures, cause, call.attempt, len(concerned))
@@ -204,8 +207,8 @@ def _scored_first(
                 later = []
         else:
             if isinstance(result, Done):
-                replies, nodes = result.value
-                result = replace(result, value=replies)
+                replies, nodes, keeps = result.value
+                result = replace(result, value=(replies, keeps))
                 if nodes:
                     yield Partial(nodes)
             if number:

@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from fedsim.core.errors import FedsimError
-from fedsim.core.events import Failed, RoundRow
+from fedsim.core.events import BankDone, Failed, RoundRow
 from fedsim.engine.classify import classify
 from fedsim.engine.handles import kill, start
 from fedsim.engine.ray_pool import RayPool
@@ -32,7 +32,8 @@ class _DriverProcess:
     def __init__(self) -> None:
         self._pool: RayPool | None = None
 
-    def run(self, boxed: list[Any], actors: Actors) -> Iterator[Event]:
+    def run(self, boxed: list[Any], actors: Actors) -> Iterator[list[Event]]:
+        """The events, those of banks that were trained together as one: each that travels costs a millisecond."""
         make_client, plan = boxed
         pool = self._staff(make_client, actors)  # new ones start and load while this process imports torch
         import torch
@@ -42,7 +43,12 @@ class _DriverProcess:
         torch.set_num_threads(
             actors.threads
         )  # Ray's default follows the CPUs that an actor reserves: none for this one
-        yield from Driver(ray.get(plan), pool).run()
+        together: list[Event] = []
+        for event in Driver(ray.get(plan), pool).run():
+            together.append(event)
+            if not (isinstance(event, BankDone) and event.more):
+                yield together
+                together = []
 
     def _staff(self, make_client: Any, actors: Actors) -> RayPool:
         if self._pool is not None and self._pool.suits(actors):
@@ -88,8 +94,8 @@ class RemoteDriver:
         boxed = [ray.put(make_client), ray.put(plan)]  # references in a list are not fetched before the actor asks
         ended = False
         try:
-            for event in self._handle.run.options(num_returns="streaming").remote(boxed, actors):
-                yield ray.get(event)
+            for events in self._handle.run.options(num_returns="streaming").remote(boxed, actors):
+                yield from ray.get(events)
             ended = True
         except ActorDiedError:
             raise

@@ -130,4 +130,4 @@ def test_cohorts_are_contiguous_in_bank_order(banks_per_actor: int, sizes: list[
     answers = list(pool.train(deliveries, [None, None, None], Failures(), {}))
     assert [len(cohort) for cohort in trainer.cohorts] == sizes
     assert [bank for cohort in trainer.cohorts for bank in cohort] == list(fakes.BANKS)
-    assert [(index, reply.bank) for index, reply, _ in answers] == list(enumerate(fakes.BANKS))
+    assert [(one.which, one.reply.bank) for one in answers] == list(enumerate(fakes.BANKS))

@@ -19,6 +19,7 @@ from fedsim.engine.plan import Plan
 from fedsim.engine.ray_pool import RayPool
 from fedsim.engine.remote import RemoteDriver
 from fedsim.engine.resources import Actors
+from fedsim.strategies.base import LocalRule
 from tests.engine import fakes
 
 pytestmark = pytest.mark.ray
@@ -78,6 +79,16 @@ def test_a_driver_actor_with_one_client_gives_the_same_bits(
     assert_same_run(events, reference)
     assert isinstance(events[-1], Finished)
     assert sum(isinstance(event, BankDone) for event in events) == 2 * 3
+
+
+def test_banks_that_keep_nothing_leave_nothing_to_ask_for(ray_session: Actors) -> None:
+    plan = fakes.plan(LocalRule())
+    with closing(RayPool(ray.put(fakes.make_client(plan)), replace(ray_session, num_actors=1))) as pool:
+        driver = Driver(plan, pool)
+        done = [event for event in driver.run() if isinstance(event, BankDone) and event.round == 1]
+    assert set(driver.kept.values()) == {None}
+    assert len(done) == len(fakes.BANKS)
+    assert not done[-1].more
 
 
 def test_the_actors_of_one_run_play_the_next_with_the_same_bits(

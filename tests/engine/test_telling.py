@@ -34,7 +34,7 @@ def rows(events: Iterable[object]) -> list[RoundRow]:
 
 
 def done(method: str, key: int, nodes: object = None) -> Done:
-    return Done(Call("", method, (), key=key), ([], nodes) if method == "train" else None, [], 0.0)
+    return Done(Call("", method, (), key=key), ([], nodes, []) if method == "train" else None, [], 0.0)
 
 
 def test_answers_of_training_wait_for_those_of_scoring() -> None:
