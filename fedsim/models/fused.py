@@ -60,8 +60,8 @@ def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
 def losses_of_hidden(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
     """``token_losses`` of the logits hidden W^T + bias, for a frozen W, of which few rows exist at any time.
 
-    hidden (n, d), W (vocab, d), targets (n,) -> (n,), float32 of bfloat16. The gradient of a loss is a number times a
-    row that is known in the forward pass, so that is where the logits are used a second time, and for the last.
+    hidden (n, d), W (vocab, d), targets (n,) -> (n,), at least float32. The gradient of a loss is a number times a row
+    that is known in the forward pass, so that is where the logits are used a second time, and for the last.
     """
     out: Tensor = _LossesOfHidden.apply(hidden, weight, bias, targets)  # type: ignore[no-untyped-call]
     return out
