@@ -33,7 +33,7 @@ class _DriverProcess:
         self._pool: RayPool | None = None
 
     def run(self, boxed: list[Any], actors: Actors) -> Iterator[list[Event]]:
-        """The events, those of banks that were trained together as one: each that travels costs a millisecond."""
+        """The events in lists, those of banks that trained together in one: each list travels as an object of Ray's."""
         make_client, plan = boxed
         pool = self._staff(make_client, actors)  # new ones start and load while this process imports torch
         import torch

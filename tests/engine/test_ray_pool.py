@@ -88,6 +88,7 @@ def test_banks_that_keep_nothing_leave_nothing_to_ask_for(ray_session: Actors) -
         done = [event for event in driver.run() if isinstance(event, BankDone) and event.round == 1]
     assert set(driver.kept.values()) == {None}
     assert len(done) == len(fakes.BANKS)
+    assert sorted(event.more for event in done) == [False, False, True], "cohorts of one and two banks"
     assert not done[-1].more
 
 
